@@ -1,0 +1,202 @@
+"""How a policy acts: without gradients, and with as little overhead as it allows.
+
+An actor serves one update at a time: :meth:`Actor.begin`, one :meth:`Actor.act` per step of the environments, then
+:meth:`Actor.record`. The right one is picked by :func:`make_actor`.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.distributions import Categorical, Distribution
+
+from pg_lightning.policies import CategoricalMLP, ConsistentDropout, consistent_dropouts
+
+NOISE_STEPS = 64
+"""Steps of the environments that random numbers are drawn for at a time."""
+
+
+class Actor(Protocol):
+    """What samples actions for the environments."""
+
+    def begin(self, num_envs: int, rng: np.random.Generator) -> None:
+        """Start an update: read the policy as it is now, and draw all noise from ``rng``."""
+        ...
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Sample an action for each environment: ``[N, *obs]`` -> ``[N, *act]``."""
+        ...
+
+    def record(self, actions: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return what acting left behind, given all actions ``[S, N, *act]`` of the S steps since ``begin``.
+
+        Returns:
+            Behaviour log-probs ``[S, N]``, and for each dropout layer the units it kept ``[S, N, *units]``, bool.
+        """
+        ...
+
+
+def make_actor(policy: nn.Module, greedy: bool = False) -> Actor:
+    """Pick the actor for a policy: NumPy for a :class:`CategoricalMLP`, torch for every other.
+
+    Args:
+        policy: maps observations to a Distribution.
+        greedy: whether to take the most probable action, rather than to sample one.
+    """
+    if type(policy) is CategoricalMLP and next(policy.parameters()).dtype == torch.float32:
+        return NumpyActor(policy, greedy)
+    return TorchActor(policy, greedy)
+
+
+def gumbel_noise(rng: np.random.Generator, shape: tuple[int, ...], greedy: bool) -> np.ndarray:
+    """Draw standard Gumbel noise, float32: the argmax of logits plus it is a sample of their softmax.
+
+    Greedy, it is zeros: the argmax of the logits.
+    """
+    if greedy:
+        return np.zeros(shape, np.float32)
+    exponential = rng.standard_exponential(shape, dtype=np.float32)
+    return -np.log(np.maximum(exponential, np.finfo(np.float32).tiny))
+
+
+class TorchActor:
+    """Any policy acts through its own ``forward``, in inference mode, on the device where its parameters are.
+
+    Args:
+        policy: maps observations to a Distribution.
+        greedy: whether to take the distribution's mode, rather than a sample.
+    """
+
+    def __init__(self, policy: nn.Module, greedy: bool = False) -> None:
+        self.policy, self.greedy = policy, greedy
+        self.dropouts = consistent_dropouts(policy)
+
+    def begin(self, num_envs: int, rng: np.random.Generator) -> None:
+        """Start an update; torch's generator is seeded too, for what the policy itself draws."""
+        self.rng, self.num_envs = rng, num_envs
+        torch.manual_seed(int(rng.integers(2**63)))
+        self.device = next((p.device for p in self.policy.parameters()), torch.device("cpu"))
+        self.noise: np.ndarray | None = None
+        self.log_probs: list[np.ndarray] = []
+        self.masks: list[list[np.ndarray]] = [[] for _ in self.dropouts]
+
+    @torch.inference_mode()
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Sample an action for each environment: ``[N, *obs]`` -> ``[N, *act]``."""
+        distribution = self.policy(torch.from_numpy(observations).to(self.device))
+        actions, log_probs = self._sample(distribution)
+        if log_probs.shape != (self.num_envs,):
+            raise ValueError(
+                f"the policy's distribution must give one log-probability per observation [{self.num_envs}], not "
+                f"{list(log_probs.shape)}; wrap it in torch.distributions.Independent if its actions are vectors"
+            )
+        self.log_probs.append(log_probs)
+        if self.policy.training:
+            for masks, dropout in zip(self.masks, self.dropouts, strict=True):
+                assert dropout.mask is not None
+                masks.append(dropout.mask.cpu().numpy())
+        return actions
+
+    def _sample(self, distribution: Distribution) -> tuple[np.ndarray, np.ndarray]:
+        """Return actions and their log-probabilities; a Categorical is sampled here, by a cheaper way than torch's."""
+        if type(distribution) is not Categorical:
+            sample = distribution.mode if self.greedy else distribution.sample()
+            return sample.cpu().numpy(), distribution.log_prob(sample).cpu().numpy()
+        logits = distribution.logits.cpu().numpy()
+        step = len(self.log_probs) % NOISE_STEPS
+        if step == 0:
+            self.noise = gumbel_noise(self.rng, (NOISE_STEPS, *logits.shape), self.greedy)
+        assert self.noise is not None
+        actions = (logits + self.noise[step]).argmax(-1)
+        return actions, logits[np.arange(len(actions)), actions]
+
+    def record(self, actions: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return behaviour log-probs ``[S, N]`` and kept units ``[S, N, *units]`` of each dropout layer."""
+        return np.stack(self.log_probs), [np.stack(masks) for masks in self.masks if masks]
+
+
+@dataclass
+class _Layer:
+    """A linear layer on the parameters' own memory, and what follows it."""
+
+    weight: np.ndarray  # [inputs, outputs], a view
+    bias: np.ndarray | None
+    outputs: np.ndarray  # [N, outputs], written anew at each step
+    dropout: ConsistentDropout | None = None
+
+
+class NumpyActor:
+    """A :class:`CategoricalMLP` acts through NumPy: on networks this small a torch call costs more than its work.
+
+    It reads the parameters where they are (on an accelerator: a copy of them per update). Noise and masks are drawn a
+    block of steps at a time. Masks come from 16 random bits a unit, so p is met to within 1/131072.
+
+    Args:
+        policy: a CategoricalMLP of float32 parameters.
+        greedy: whether to take the most probable action, rather than a sampled one.
+    """
+
+    def __init__(self, policy: CategoricalMLP, greedy: bool = False) -> None:
+        self.policy, self.greedy = policy, greedy
+
+    def begin(self, num_envs: int, rng: np.random.Generator) -> None:
+        """Start an update: read the policy as it is now, and draw all noise from ``rng``."""
+        self.rng, self.num_envs = rng, num_envs
+        self.layers: list[_Layer] = []
+        for module in self.policy:
+            if isinstance(module, nn.Linear):
+                weight = module.weight.detach().cpu().numpy().T
+                bias = None if module.bias is None else module.bias.detach().cpu().numpy()
+                self.layers.append(_Layer(weight, bias, np.empty((num_envs, weight.shape[1]), np.float32)))
+            elif isinstance(module, ConsistentDropout) and module.training:
+                self.layers[-1].dropout = module
+        self.dropouts = [layer for layer in self.layers if layer.dropout is not None]
+        self.steps = self.block_end = 0
+        self.noise: list[np.ndarray] = []
+        self.logits: list[np.ndarray] = []
+        self.masks: list[list[np.ndarray]] = [[] for _ in self.dropouts]
+
+    def _draw_block(self) -> None:
+        """Draw the noise and the masks of the next steps."""
+        self.block_start, self.block_end = self.block_end, self.block_end + NOISE_STEPS
+        shape = NOISE_STEPS, *self.layers[-1].outputs.shape
+        self.noise.append(gumbel_noise(self.rng, shape, self.greedy))
+        self.logits.append(np.empty(shape, np.float32))
+        for masks, layer in zip(self.masks, self.dropouts, strict=True):
+            assert layer.dropout is not None
+            shape = NOISE_STEPS, *layer.outputs.shape
+            bits = self.rng.bit_generator.random_raw(-(-np.prod(shape) // 4)).view(np.uint16)[: np.prod(shape)]
+            masks.append((bits >= round(layer.dropout.p * 65536)).reshape(shape))
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Sample an action for each environment: ``[N, *obs]`` -> ``[N]``."""
+        if self.steps == self.block_end:
+            self._draw_block()
+        step, self.steps = self.steps - self.block_start, self.steps + 1
+        values = observations.reshape(self.num_envs, -1).astype(np.float32, copy=False)
+        masks = iter(self.masks)
+        for layer in self.layers[:-1]:
+            values = np.dot(values, layer.weight, out=layer.outputs)
+            if layer.bias is not None:
+                values += layer.bias
+            np.maximum(values, _ZERO, out=values)
+            if layer.dropout is not None:
+                values *= next(masks)[-1][step]
+                values *= np.float32(1 / (1 - layer.dropout.p))
+        logits = np.dot(values, self.layers[-1].weight, out=self.logits[-1][step])
+        if self.layers[-1].bias is not None:
+            logits += self.layers[-1].bias
+        return (logits + self.noise[-1][step]).argmax(1)
+
+    def record(self, actions: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+        """Return behaviour log-probs ``[S, N]`` and kept units ``[S, N, units]`` of each dropout layer."""
+        logits = np.concatenate(self.logits)[: self.steps]
+        largest = logits.max(-1)
+        log_sum = largest + np.log(np.exp(logits - largest[..., None]).sum(-1))
+        chosen = np.take_along_axis(logits, actions[..., None], -1)[..., 0]
+        return chosen - log_sum, [np.concatenate(masks)[: self.steps] for masks in self.masks]
+
+
+_ZERO = np.float32(0)

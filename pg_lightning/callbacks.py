@@ -1,0 +1,346 @@
+"""Callbacks: stop at the reward threshold, print, show progress, record the run, save it, end it gracefully."""
+
+import csv
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import BasePredictionWriter, Callback, Checkpoint, TQDMProgressBar
+
+from pg_lightning.envs import reward_threshold
+from pg_lightning.episodes import Batch, Episodes
+from pg_lightning.metrics import RunningReward
+from pg_lightning.reinforce import Reinforce
+from pg_lightning.runs import rewrite_csv, write_whole
+
+
+class StopAtRewardThreshold(Callback):
+    """Keeps the running reward over episodes, and ends training once it exceeds the threshold.
+
+    Args:
+        threshold: running reward to exceed; by default the environment's own reward threshold. Without either, training
+            is never ended.
+        decay: how much of the running reward each episode keeps, at least 0 and below 1.
+        initial: running reward before the first episode.
+        statistic: what is averaged over episodes: the undiscounted return, or the index of the last timestep, counted
+            from 0, as the article does.
+
+    Raises:
+        ValueError: a decay outside of [0, 1).
+    """
+
+    def __init__(
+        self,
+        threshold: float | None = None,
+        decay: float = 0.99,
+        initial: float = 10.0,
+        statistic: Literal["return", "last_timestep"] = "return",
+    ) -> None:
+        self.threshold, self.statistic, self.solved = threshold, statistic, False
+        self.running_reward = RunningReward(decay, initial)
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Look up the environment's reward threshold if none was given."""
+        if self.threshold is None:
+            self.threshold = reward_threshold(pl_module.hparams["env_id"])
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Fold in the update's episodes; stop if that solved the environment."""
+        assert isinstance(pl_module, Reinforce)
+        episodes = batch.episodes
+        self.running_reward.update(episodes.returns if self.statistic == "return" else episodes.lengths - 1)
+        value = self.running_reward.compute()
+        pl_module.metrics["running_reward"] = value.item()
+        trainer.callback_metrics["running_reward"] = value
+        self.solved = self.threshold is not None and value.item() > self.threshold
+        self.last_length = int(episodes.lengths[-1])
+        if self.solved:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Say so if the environment was solved."""
+        if self.solved:
+            pl_module.print(
+                f"Solved after {pl_module.num_episodes} episodes: the running reward {self.running_reward.compute():.2f} "
+                f"exceeds {self.threshold:g}; the last episode lasted {self.last_length} timesteps."
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the running reward, for the checkpoint."""
+        return {"running_reward": dict(self.running_reward.state_dict())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the running reward from a checkpoint."""
+        self.running_reward.load_state_dict(state_dict["running_reward"])
+
+
+class EpisodeLines(Callback):
+    """Prints a line every so many episodes: index and length of the last one, and the running reward.
+
+    Args:
+        every_n_episodes: how often, counted in episodes; 0 for never. An update of many episodes prints one line at
+            most.
+
+    Raises:
+        ValueError: a negative number.
+    """
+
+    def __init__(self, every_n_episodes: int = 500) -> None:
+        if every_n_episodes < 0:
+            raise ValueError(f"every_n_episodes must be at least 0, not {every_n_episodes}")
+        self.every_n_episodes = every_n_episodes
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Print the line if it is time."""
+        if self.every_n_episodes == 0:
+            return
+        assert isinstance(pl_module, Reinforce)
+        episodes, last = batch.episodes, int(pl_module.num_episodes) - 1
+        if last % self.every_n_episodes < len(episodes):
+            average = pl_module.metrics.get("running_reward", pl_module.metrics["episode_return"])
+            length = int(episodes.lengths[-1])
+            pl_module.print(f"Episode {last:6d}   last length {length:5d}   average length {average:8.2f}")
+
+
+class UpdateProgressBar(TQDMProgressBar):
+    """Shows updates, episodes, running reward and environment steps per second, ten times a second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown_at = 0.0
+
+    def on_train_start(self, *_: Any) -> None:
+        """Open the bar over all updates of the run."""
+        self.train_progress_bar = self.init_train_tqdm()
+        trainer = self.trainer
+        self.train_progress_bar.reset(total=trainer.max_steps if trainer.max_steps > 0 else None)
+        self.train_progress_bar.initial = trainer.global_step
+        self.train_progress_bar.set_description("Updates")
+        self._started, self._first_step = time.perf_counter(), int(trainer.lightning_module.num_env_steps)
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        """Do nothing: the bar counts updates, over all epochs."""
+
+    def on_train_epoch_end(self, *_: Any) -> None:
+        """Do nothing: the bar counts updates, over all epochs."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Refresh the bar if a tenth of a second has passed."""
+        if time.perf_counter() - self._shown_at > 0.1:
+            self._show(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Show the final state and close the bar."""
+        self._show(trainer)
+        self.train_progress_bar.close()
+
+    def _show(self, trainer: pl.Trainer) -> None:
+        agent = trainer.lightning_module
+        assert isinstance(agent, Reinforce)
+        self._shown_at = time.perf_counter()
+        speed = (int(agent.num_env_steps) - self._first_step) / (self._shown_at - self._started)
+        self.train_progress_bar.n = trainer.global_step
+        self.train_progress_bar.set_postfix_str(
+            f"episodes={int(agent.num_episodes):,}, running_reward={agent.metrics.get('running_reward', 0):.1f}, "
+            f"env_steps/s={speed:,.0f}"
+        )
+
+
+class RunRecorder(Callback):
+    """Writes what the run was into its folder: ``episodes.csv``, ``summary.json`` and ``learning_curve.png``.
+
+    The folder is the Trainer's ``default_root_dir``. A resumed run goes on with the files it finds there.
+    """
+
+    def __init__(self) -> None:
+        self.seconds, self._rows = 0.0, list[tuple[int, int, float, int, bool]]()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open ``episodes.csv``; forget what it says of episodes after the checkpoint that training goes on from."""
+        assert isinstance(pl_module, Reinforce)
+        self._started = time.perf_counter()
+        self._folder = Path(trainer.default_root_dir)
+        self._path = self._folder / "episodes.csv"
+        if trainer.is_global_zero:
+            header = ["episode", "update", "return", "length", "truncated"]
+            rewrite_csv(self._path, header, "episode", int(pl_module.num_episodes) - 1)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Note the update's episodes."""
+        assert isinstance(pl_module, Reinforce)
+        episodes = batch.episodes
+        first = int(pl_module.num_episodes) - len(episodes)
+        values = zip(episodes.returns.tolist(), episodes.lengths.tolist(), episodes.truncated.tolist(), strict=True)
+        self._rows += [(first + i, trainer.global_step, *row) for i, row in enumerate(values)]
+        if len(self._rows) > 10_000:
+            self._flush(trainer)
+
+    def _flush(self, trainer: pl.Trainer) -> None:
+        if trainer.is_global_zero:
+            with self._path.open("a", newline="") as file:
+                csv.writer(file, lineterminator="\n").writerows(self._rows)
+        self._rows.clear()
+
+    def _train_seconds(self) -> float:
+        return self.seconds + time.perf_counter() - self._started
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Bring the files up to the checkpoint, so that one never knows more than the other."""
+        self._flush(trainer)
+        for logger in trainer.loggers:
+            logger.save()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds trained so far, for the checkpoint."""
+        return {"seconds": self._train_seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the seconds trained so far from a checkpoint."""
+        self.seconds = state_dict["seconds"]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the summary and draw the learning curve."""
+        seconds = self._train_seconds()
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, Reinforce)
+        self._flush(trainer)
+        summary = summarize(trainer, pl_module) | {
+            "train_seconds": round(seconds, 3),
+            "env_steps_per_second": round(int(pl_module.num_env_steps) / seconds),
+        }
+        write_whole(self._folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+        from pg_lightning.plotting import plot_learning_curve  # Here, so that nothing else waits for matplotlib.
+
+        plot_learning_curve(self._path, self._folder / "learning_curve.png", summary)
+
+
+def summarize(trainer: pl.Trainer, agent: Reinforce) -> dict[str, Any]:
+    """Say what came out of a run, as plain data."""
+    stop = next((callback for callback in trainer.callbacks if isinstance(callback, StopAtRewardThreshold)), None)
+    return {
+        "env_id": agent.hparams["env_id"],
+        "seed": getattr(trainer.datamodule, "seed", None),
+        "solved": stop is not None and stop.solved,
+        "threshold": stop and stop.threshold,
+        "running_reward": stop and stop.running_reward.compute().item(),
+        "episodes": int(agent.num_episodes),
+        "env_steps": int(agent.num_env_steps),
+        "updates": trainer.global_step,
+    }
+
+
+class RunCheckpoint(Checkpoint):
+    """Saves ``checkpoints/last.ckpt`` in the run's folder every few seconds and at the end, and the best one.
+
+    Each is written beside its place, flushed to the disk and then moved there, so that a kill leaves the old one or the
+    new one, never a part. ``best.ckpt`` is the one with the highest running reward among those saved.
+
+    Args:
+        every_seconds: how often, in seconds of wall-clock time; 0 for after every update.
+
+    Raises:
+        ValueError: a negative number.
+    """
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        if every_seconds < 0:
+            raise ValueError(f"every_seconds must be at least 0, not {every_seconds}")
+        self.every_seconds, self.best = every_seconds, float("-inf")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Save if it is time."""
+        due = time.monotonic() - self._saved_at >= self.every_seconds
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the final state."""
+        self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Save ``last.ckpt``, and ``best.ckpt`` if the running reward was never higher at a save."""
+        value = float(trainer.callback_metrics.get("running_reward", float("-inf")))
+        is_best, self.best = value > self.best, max(value, self.best)
+        folder = Path(trainer.default_root_dir, "checkpoints")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ["best.ckpt"] * is_best + ["last.ckpt"]:
+            temporary = folder / f"{name}.tmp"
+            trainer.save_checkpoint(temporary, weights_only=False)
+            if trainer.is_global_zero:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, folder / name)
+        self._saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the highest running reward of a saved checkpoint."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it from a checkpoint."""
+        self.best = state_dict["best"]
+
+
+class GracefulInterrupt(Callback):
+    """Ends training after the running update on Ctrl-C or SIGTERM; a second Ctrl-C ends it at once.
+
+    Attributes:
+        signal: number of the signal that came, or ``None``.
+    """
+
+    signal: int | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Take over the signals; only the main thread may."""
+        self._previous = {}
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def stop(number: int, frame: Any) -> None:
+            if self.signal == number == signal.SIGINT:
+                raise KeyboardInterrupt
+            self.signal, trainer.should_stop = number, True
+            pl_module.print("Stopping after this update (Ctrl-C again to stop at once) ...")
+
+        self._previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give the signals back."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes the episodes that ``predict`` played to ``episodes.npz`` in the Trainer's ``default_root_dir``."""
+
+    def __init__(self) -> None:
+        super().__init__("epoch")
+
+    def write_on_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, predictions: Any, _: Any) -> None:
+        """Write the file and say where it is."""
+        episodes: Episodes = predictions[0]
+        names = ("observations", "actions", "rewards", "lengths", "terminated", "truncated")
+        path = Path(trainer.default_root_dir, "episodes.npz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **{name: getattr(episodes, name).numpy() for name in names})
+        returns = episodes.returns
+        print(f"{len(episodes)} greedy episodes, mean return {returns.mean():.2f}: {path}")

@@ -1,0 +1,215 @@
+"""The command line: LightningCLI with its links, run folders, resuming, and errors in one line."""
+
+import inspect
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gymnasium as gym
+import torch
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from pg_lightning.callbacks import (
+    EpisodeLines,
+    GracefulInterrupt,
+    PredictionWriter,
+    RunCheckpoint,
+    RunRecorder,
+    StopAtRewardThreshold,
+    UpdateProgressBar,
+)
+from pg_lightning.dataset import EpisodeDataModule
+from pg_lightning.reinforce import Reinforce, default_optimizer
+from pg_lightning.runs import continue_csv, find_checkpoint, new_run_folder, read_checkpoint, remove_if_empty, run_folder, write_whole
+from pg_lightning.specs import describe
+
+TRAINER_DEFAULTS = {
+    "default_root_dir": "runs",
+    "max_steps": 1000,
+    "max_epochs": -1,
+    "log_every_n_steps": 1,
+    "num_sanity_val_steps": 0,
+    "limit_val_batches": 0,
+    "enable_model_summary": False,
+    "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger"},
+}
+
+DEFAULT_ENV_ID = inspect.signature(EpisodeDataModule).parameters["env_id"].default
+
+USER_ERRORS = (ValueError, TypeError, OSError, ImportError, gym.error.Error, MisconfigurationException)
+"""What a user's mistake raises: one line tells it. Anything else is ours, and shows its traceback."""
+
+
+class Parser(LightningArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        """Raise what :func:`main` prints in one line."""
+        raise ValueError(condense(message))
+
+
+def condense(message: str) -> str:
+    """Fold a parser's message of many lines into one: what, where, and what was given."""
+    return " ".join(message.split())
+
+
+class SaveConfig(SaveConfigCallback):
+    """Saves the configuration, as a fresh run would need it, to ``config.yaml`` in the run's folder."""
+
+    def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Write the file, for a fit."""
+        if stage == "fit":
+            text = self.parser.dump(self.config, skip_none=False)
+            write_whole(Path(trainer.default_root_dir, self.config_filename), text)
+
+
+class CLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` of a Reinforce agent on an EpisodeDataModule."""
+
+    folder: Path | None = None
+    resumed: Path | None = None
+
+    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the seed."""
+        parser.add_argument(
+            "--seed_everything", type=int, default=0, help="Seed of everything random: weights, environments, actions."
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks' and the optimizer's options, and give what two parts need to both."""
+        parser.add_lightning_class_args(StopAtRewardThreshold, "stop")
+        parser.add_lightning_class_args(EpisodeLines, "lines")
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_optimizer_args(nested_key="optimizer", link_to="model.optimizer")
+        parser.add_lr_scheduler_args(nested_key="lr_scheduler", link_to="model.lr_scheduler")
+        parser.set_defaults({"optimizer": describe(default_optimizer)})
+        parser.link_arguments("data.env_id", "model.env_id")
+        parser.link_arguments("data.env_kwargs", "model.env_kwargs")
+        parser.link_arguments("seed_everything", "data.seed")
+        parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; where a checkpoint is named, parse again on top of the configuration of the run that saved it."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        super().parse_arguments(parser, args)
+        command = self.config["subcommand"]
+        named = self.config[command].ckpt_path
+        if named is None:
+            return
+        config = self.config[command]
+        env_id_typed = "--data.env_id" in " ".join(arguments) or config.data.env_id != DEFAULT_ENV_ID
+        root = Path(config.trainer.default_root_dir)
+        self.resumed = find_checkpoint(named, root, config.data.env_id if env_id_typed else None)
+        folder = run_folder(self.resumed)
+        base = str(folder / "config.yaml") if folder else json.dumps(config_of(read_checkpoint(self.resumed)))
+        place = arguments.index(command) + 1
+        arguments[place:place] = ["--config", base]
+        self.config = parser.parse_args([*arguments, "--ckpt_path", str(self.resumed)])
+        self.folder = folder
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: :meth:`parse_arguments` has, in an order in which what is typed wins."""
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run's folder and send everything that is written there."""
+        config = self.config[self.subcommand]
+        self.config_to_save = config.clone()
+        self.config_to_save.ckpt_path = None
+        if self.subcommand == "fit" and self.folder is None and not config.trainer.fast_dev_run:
+            self.folder = new_run_folder(Path(config.trainer.default_root_dir), config.data.env_id)
+        if self.subcommand != "fit":
+            config.trainer.logger = False
+            config.trainer.limit_val_batches = config.trainer.limit_val_batches or None
+        if self.folder is not None:
+            config.trainer.default_root_dir = str(self.folder)
+            place_logger(config.trainer.logger, self.folder)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """Make the Trainer, with the callbacks that every run has."""
+        config = self._get(self.config_init, "trainer")
+        callbacks = [self._get(self.config_init, "stop"), self._get(self.config_init, "lines")]
+        if self.subcommand == "fit" and self.folder is not None:
+            callbacks += [RunRecorder(), GracefulInterrupt()]
+            if config.enable_checkpointing is not False:
+                callbacks += [self._get(self.config_init, "checkpoint")]
+        if config.enable_progress_bar is not False:
+            callbacks += [UpdateProgressBar()]
+        if self.subcommand == "predict":
+            callbacks += [PredictionWriter()]
+        self.config[self.subcommand] = self.config_to_save
+        return self._instantiate_trainer({**config, **kwargs}, callbacks)
+
+    def before_fit(self) -> None:
+        """Go on with the metrics of the run that is resumed."""
+        if self.resumed is not None and self.trainer.is_global_zero:
+            step = read_checkpoint(self.resumed)["global_step"]
+            for logger in self.trainer.loggers:
+                if isinstance(logger, CSVLogger):
+                    continue_csv(logger, step)
+
+    def after_fit(self) -> None:
+        """Say where the run lies, and how to go on if it was interrupted."""
+        if self.folder is None or not self.trainer.is_global_zero:
+            return
+        interrupt = next(call for call in self.trainer.callbacks if isinstance(call, GracefulInterrupt))
+        if interrupt.signal is None:
+            print(f"Run folder: {self.folder}")
+            return
+        last = self.folder / "checkpoints" / "last.ckpt"
+        print(f"Stopped after update {self.trainer.global_step}. Go on with: python train.py fit --ckpt_path {last}")
+        sys.exit(128 + interrupt.signal)
+
+
+def place_logger(loggers: Any, folder: Path) -> None:
+    """Have the loggers of a parsed configuration write to the run's folder."""
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
+            kind = logger.class_path.rpartition(".")[2]
+            logger.init_args.save_dir = str(folder / "mlruns" if kind == "MLFlowLogger" else folder)
+            if kind in ("CSVLogger", "TensorBoardLogger"):
+                logger.init_args.name = logger.init_args.version = ""
+
+
+def config_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """Turn the hyper-parameters of a checkpoint that lies in no run folder into a configuration."""
+    model = {name: value for name, value in checkpoint.get("hyper_parameters", {}).items() if value is not None}
+    model.pop("_instantiator", None)
+    config = {"data": {name: model.pop(name) for name in ("env_id", "env_kwargs") if name in model}}
+    config |= {name: model.pop(name) for name in ("optimizer", "lr_scheduler") if name in model}
+    return config | {"model": model}
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the command line; exit with code 2 and one line where the user can mend what is wrong.
+
+    Args:
+        args: what was typed behind ``train.py``; by default what really was.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
+    # Lightning's advice to hand in every callback that the checkpoint has a state of; testing needs none of them.
+    warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+    torch.set_num_threads(1)  # On networks this small a second thread costs more than it brings.
+    try:
+        CLI(
+            Reinforce,
+            EpisodeDataModule,
+            SaveConfig,
+            save_config_kwargs={"save_to_log_dir": False},
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_class=Parser,
+            auto_configure_optimizers=False,
+            args=args,
+        )
+    except USER_ERRORS as error:
+        if os.environ.get("PG_LIGHTNING_TRACEBACK"):
+            raise
+        sys.exit(f"error: {condense(str(error))}")

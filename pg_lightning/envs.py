@@ -1,0 +1,133 @@
+"""Building environments: one interface, that of ``gymnasium.vector.VectorEnv``, whatever steps them."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+Backend = Literal["auto", "native", "sync", "async"]
+
+
+class SingleEnv(VectorEnv):
+    """One ordinary environment behind the vector interface, without what batching costs.
+
+    It resets in the step that ends an episode (same-step autoreset).
+
+    Args:
+        env: the environment to step.
+    """
+
+    num_envs = 1
+
+    def __init__(self, env: gym.Env) -> None:
+        self.env = env
+        self.spec, self.render_mode = env.spec, env.render_mode
+        self.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
+        self.observation_space = gym.vector.utils.batch_space(env.observation_space, 1)
+        self.action_space = gym.vector.utils.batch_space(env.action_space, 1)
+        self._flags = np.array([[False], [True]])
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:  # type: ignore[override]
+        """Start a new episode; return its first observation ``[1, *obs]``."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return np.asarray(observation)[None], info
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, Any, np.ndarray, np.ndarray, dict]:
+        """Take action ``[1, *act]``; everything that comes back has a leading dimension of 1."""
+        observation, reward, terminated, truncated, info = self.env.step(actions[0])
+        if terminated or truncated:
+            observation, _ = self.env.reset()
+        return np.asarray(observation)[None], reward, self._flags[int(terminated)], self._flags[int(truncated)], info
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the environment."""
+        self.env.close()
+
+
+def env_spec(env_id: str) -> gym.envs.registration.EnvSpec:
+    """Look up an environment; ``module:Env-v0`` imports the module first.
+
+    Raises:
+        ValueError: no such environment; the message says what Gymnasium says.
+    """
+    try:
+        module, _, name = env_id.rpartition(":")
+        if module:
+            __import__(module)
+        return gym.spec(name)
+    except (gym.error.Error, ImportError) as error:
+        raise ValueError(f"env_id {env_id!r}: {error}") from error
+
+
+def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None) -> gym.Env:
+    """Make one environment, brought into the form that policies are written for.
+
+    Observations are a Box: those of other spaces are flattened, a Discrete one becoming one-hot. Discrete actions
+    count from 0.
+
+    Args:
+        env_id: a Gymnasium id, or ``module:Env-v0``.
+        env_kwargs: handed to the environment.
+
+    Raises:
+        ValueError: no such environment, or one that cannot be made with these arguments.
+    """
+    spec = env_spec(env_id)
+    try:
+        env = gym.make(spec, disable_env_checker=True, **(env_kwargs or {}))
+    except (gym.error.Error, ImportError, TypeError) as error:
+        raise ValueError(f"env_id {env_id!r} with env_kwargs {env_kwargs or {}}: {error}") from error
+    if not isinstance(env.observation_space, gym.spaces.Box):
+        env = gym.wrappers.FlattenObservation(env)
+    actions = env.action_space
+    if isinstance(actions, gym.spaces.Discrete) and actions.start != 0:
+        env = gym.wrappers.TransformAction(env, partial(np.add, actions.start), gym.spaces.Discrete(actions.n))
+    return env
+
+
+def make_vector_env(
+    env_id: str, num_envs: int, backend: Backend = "auto", env_kwargs: dict[str, Any] | None = None
+) -> VectorEnv:
+    """Make environments that step together.
+
+    Args:
+        env_id: a Gymnasium id, or ``module:Env-v0``.
+        num_envs: how many, at least 1.
+        backend: ``native`` is the environment's own vectorised implementation, ``sync`` steps one after the other,
+            ``async`` gives each a process. ``auto`` takes an ordinary environment for a single one, the native one
+            where there is one, else ``sync``.
+        env_kwargs: handed to each environment.
+
+    Raises:
+        ValueError: no such environment, fewer than one, or no native implementation though it was asked for.
+    """
+    if num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, not {num_envs}")
+    spec = env_spec(env_id)
+    if backend == "auto" and num_envs == 1:
+        return SingleEnv(make_env(env_id, env_kwargs))
+    if backend == "auto":
+        backend = "native" if spec.vector_entry_point else "sync"
+    if backend == "native":
+        if spec.vector_entry_point is None:
+            raise ValueError(f"{env_id} has no vectorised implementation of its own: use --data.backend sync or async")
+        return gym.make_vec(spec, num_envs, vectorization_mode="vector_entry_point", **(env_kwargs or {}))
+    make: list[Callable[[], gym.Env]] = [partial(make_env, env_id, env_kwargs)] * num_envs
+    make[0]().close()  # An environment that cannot be made says so here, not in a worker's traceback.
+    return gym.vector.SyncVectorEnv(make, copy=False) if backend == "sync" else gym.vector.AsyncVectorEnv(make)
+
+
+def spaces(env_id: str, env_kwargs: dict[str, Any] | None = None) -> tuple[gym.Space, gym.Space]:
+    """Return the observation and the action space that a policy for this environment is built for."""
+    env = make_env(env_id, env_kwargs)
+    env.close()
+    return env.observation_space, env.action_space
+
+
+def reward_threshold(env_id: str) -> float | None:
+    """Return the return at which the environment counts as solved, ``None`` where its spec names none."""
+    return env_spec(env_id).reward_threshold

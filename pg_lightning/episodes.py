@@ -1,0 +1,126 @@
+"""The complete episodes of one update, packed one after the other."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(eq=False)
+class Episodes:
+    """Everything one update sampled. Shapes are checked at construction.
+
+    Attributes:
+        observations: :math:`S_t` ``[T, *obs]``.
+        actions: :math:`A_t` ``[T, *act]``, as the policy's distribution sampled them.
+        log_probs: behaviour log-probs ``[T]``: :math:`\\log\\pi(A_t|S_t)` of the policy that acted.
+        rewards: ``rewards[t]`` is :math:`R_{t+1}` ``[T]``.
+        masks: for each dropout layer of the policy, in module order, which units it kept ``[T, *units]``, bool.
+        lengths: timesteps of each episode ``[E]``.
+        terminated: whether the MDP ended the episode ``[E]``.
+        truncated: whether it was cut from outside, as by a time limit ``[E]``.
+        update: index of the update they were sampled for: optimizer steps taken by then.
+
+    Raises:
+        ValueError: where a shape does not fit the others.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    log_probs: Tensor
+    rewards: Tensor
+    masks: tuple[Tensor, ...]
+    lengths: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    update: int
+
+    def __post_init__(self) -> None:
+        """Refuse rows that do not belong together."""
+        per_timestep = [self.observations, self.actions, self.log_probs, self.rewards, *self.masks]
+        if len({len(rows) for rows in per_timestep}) != 1:
+            raise ValueError(f"not one row per timestep each: {[tuple(rows.shape) for rows in per_timestep]}")
+        if self.lengths.shape != self.terminated.shape or self.lengths.shape != self.truncated.shape:
+            raise ValueError(
+                f"not one entry per episode each: lengths {tuple(self.lengths.shape)}, "
+                f"terminated {tuple(self.terminated.shape)}, truncated {tuple(self.truncated.shape)}"
+            )
+        if int(self.lengths.sum()) != len(self.rewards):
+            raise ValueError(f"lengths sum to {int(self.lengths.sum())}, but there are {len(self.rewards)} timesteps")
+        if not bool((self.terminated | self.truncated).all()):
+            raise ValueError("every episode must be complete: terminated or truncated")
+
+    def __len__(self) -> int:
+        """Return the number of episodes, E."""
+        return len(self.lengths)
+
+    @property
+    def num_timesteps(self) -> int:
+        """Timesteps of all episodes together, T: the environment steps that were taken."""
+        return len(self.rewards)
+
+    @property
+    def returns(self) -> Tensor:
+        """Undiscounted sum of each episode's rewards ``[E]``, float64."""
+        return torch.segment_reduce(self.rewards.double(), "sum", lengths=self.lengths)
+
+    def statistics(self) -> dict[str, float]:
+        """Sum the update up: mean return and length (timesteps), fraction truncated, estimated policy entropy (nats).
+
+        The entropy is estimated by the mean of minus the behaviour log-probs, which costs no pass through the policy.
+        """
+        return {
+            "episode_return": self.returns.mean().item(),
+            "episode_length": self.num_timesteps / len(self),
+            "truncated": self.truncated.float().mean().item(),
+            "entropy": -self.log_probs.mean().item(),
+        }
+
+    def to(self, *args: object, **kwargs: object) -> Self:
+        """Move every tensor, as ``torch.Tensor.to`` does; Lightning calls it to bring a batch to its device."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {name: value.to(*args, **kwargs) for name, value in values.items() if isinstance(value, Tensor)}
+        masks = tuple(mask.to(*args, **kwargs) for mask in self.masks)
+        return type(self)(**(values | moved | {"masks": masks}))
+
+
+class Chunk(NamedTuple):
+    """Some timesteps of a batch, as many as learn at a time.
+
+    Attributes:
+        observations: ``[C, *obs]``.
+        actions: ``[C, *act]``.
+        masks: for each dropout layer, which units it kept ``[C, *units]``.
+        advantages: ``[C]``.
+        num_episodes: E, of the whole batch.
+    """
+
+    observations: Tensor
+    actions: Tensor
+    masks: list[Tensor]
+    advantages: Tensor
+    num_episodes: int
+
+
+class Batch(NamedTuple):
+    """What one ``training_step`` learns from: the episodes and the weight of each of their timesteps.
+
+    Attributes:
+        episodes: with their behaviour log-probs, the observations and the actions these belong to.
+        advantages: normalised returns ``[T]``, float32.
+    """
+
+    episodes: Episodes
+    advantages: Tensor
+
+    def chunks(self, size: int) -> Iterator[Chunk]:
+        """Cut the batch into runs of at most ``size`` timesteps, views rather than copies."""
+        episodes = self.episodes
+        for start in range(0, episodes.num_timesteps, size):
+            part = slice(start, start + size)
+            masks = [mask[part] for mask in episodes.masks]
+            yield Chunk(
+                episodes.observations[part], episodes.actions[part], masks, self.advantages[part], len(episodes)
+            )

@@ -1,0 +1,144 @@
+"""Vector environments -> complete, unbiased, seeded episodes."""
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from pg_lightning.actors import Actor
+from pg_lightning.episodes import Episodes
+
+
+def check_quota(num_envs: int, episodes_per_update: int) -> None:
+    """Refuse fewer than one environment, or fewer episodes than environments, with a ValueError."""
+    if num_envs < 1:
+        raise ValueError(f"num_envs must be at least 1, not {num_envs}")
+    if episodes_per_update < num_envs:
+        raise ValueError(
+            f"episodes_per_update ({episodes_per_update}) must be at least num_envs ({num_envs}): "
+            "each environment runs at least one complete episode"
+        )
+
+
+class EpisodeSampler:
+    """Runs a fixed quota of complete episodes in each environment, for one update at a time.
+
+    Which environment owes how many episodes is decided beforehand: taking "the first N to finish" would favour short
+    episodes. Everything random about an update follows from (seed, rank, update) alone, and it starts from a reset, so
+    a resumed run samples what the uninterrupted one would have.
+
+    Args:
+        envs: environments in any of Gymnasium's autoreset modes.
+        episodes_per_update: how many complete episodes an update holds, at least one per environment. Where they
+            cannot be shared equally, the first environments owe one more.
+        seed: of the run.
+        rank: of this process among ``world_size``; each samples different episodes.
+        world_size: number of processes.
+
+    Raises:
+        ValueError: fewer episodes than environments.
+    """
+
+    def __init__(
+        self, envs: VectorEnv, episodes_per_update: int, seed: int = 0, rank: int = 0, world_size: int = 1
+    ) -> None:
+        check_quota(envs.num_envs, episodes_per_update)
+        self.envs = envs
+        share, rest = divmod(episodes_per_update, envs.num_envs)
+        self.quotas = share + (np.arange(envs.num_envs) < rest)
+        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.autoreset = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        space = envs.single_observation_space
+        dtype = np.dtype(np.float32) if space.dtype == np.float64 else space.dtype
+        time_limit = envs.spec.max_episode_steps if envs.spec is not None else None
+        self._allocate(min(share * (time_limit or 1000), 10_000) + 1, dtype)
+
+    def _allocate(self, steps: int, observation_dtype: np.dtype) -> None:
+        """Make room for some steps ``[S, N]`` of all environments."""
+        envs = self.envs
+        self._observations = np.empty((steps, envs.num_envs, *envs.single_observation_space.shape), observation_dtype)
+        self._actions = np.empty((steps, envs.num_envs, *envs.single_action_space.shape), envs.single_action_space.dtype)
+        self._rewards = np.empty((steps, envs.num_envs))
+        self._terminated = np.empty((steps, envs.num_envs), bool)
+        self._truncated = np.empty((steps, envs.num_envs), bool)
+
+    def _grow(self) -> None:
+        """Double the room, keeping what is in it."""
+        for name in ("_observations", "_actions", "_rewards", "_terminated", "_truncated"):
+            rows = getattr(self, name)
+            setattr(self, name, np.concatenate([rows, np.empty_like(rows)]))
+
+    def sample(self, actor: Actor, update: int) -> Episodes:
+        """Run the episodes of an update.
+
+        Args:
+            actor: chooses the actions.
+            update: index of the update, which decides everything random.
+
+        Returns:
+            The quota of complete episodes, those of the first environment first.
+
+        Raises:
+            ValueError: an environment emitted a number that is not finite.
+        """
+        envs, owed, step = self.envs, self.quotas.copy(), 0
+        observations, _ = envs.reset(seed=self._env_seed(update))
+        actor.begin(envs.num_envs, np.random.default_rng([self.seed, self.rank, update]))
+        while owed.any():
+            if step == len(self._rewards):
+                self._grow()
+            self._observations[step] = observations
+            self._actions[step] = actions = actor.act(self._observations[step])
+            observations, self._rewards[step], terminated, truncated, _ = envs.step(actions)
+            self._terminated[step], self._truncated[step] = terminated, truncated
+            ended = terminated | truncated
+            if ended.any():
+                owed -= ended & (owed > 0)
+                if self.autoreset == AutoresetMode.DISABLED:
+                    observations, _ = envs.reset(options={"reset_mask": ended})
+            step += 1
+        return self._pack(actor, step, update)
+
+    def _env_seed(self, update: int) -> int:
+        """Seed of the first environment, environment i getting this plus i: no two of a run's ranges overlap."""
+        first = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
+        return (first + (update * self.world_size + self.rank) * self.envs.num_envs) % 2**31
+
+    def _pack(self, actor: Actor, steps: int, update: int) -> Episodes:
+        """Take the timesteps that belong to the quotas out of the ``steps`` rows, one environment after the other."""
+        terminated, truncated = self._terminated[:steps], self._truncated[:steps]
+        ended = terminated | truncated
+        episode = np.cumsum(ended, axis=0) - ended  # Index of the episode, within its environment, of each row.
+        wanted = episode < self.quotas
+        if self.autoreset == AutoresetMode.NEXT_STEP:
+            wanted[1:] &= ~ended[:-1]  # The step after an episode's last only resets; its action is ignored.
+        env, row = np.nonzero(wanted.T)
+        rows = row * self.envs.num_envs + env
+
+        def packed(values: np.ndarray) -> np.ndarray:
+            return values[:steps].reshape(steps * self.envs.num_envs, *values.shape[2:]).take(rows, axis=0)
+
+        ends = np.flatnonzero(packed(ended))
+        log_probs, masks = actor.record(self._actions[:steps])
+        episodes = Episodes(
+            observations=torch.from_numpy(packed(self._observations)),
+            actions=torch.from_numpy(packed(self._actions)),
+            log_probs=torch.from_numpy(packed(log_probs)),
+            rewards=torch.from_numpy(packed(self._rewards)),
+            masks=tuple(torch.from_numpy(packed(mask)) for mask in masks),
+            lengths=torch.from_numpy(np.diff(ends, prepend=-1)),
+            terminated=torch.from_numpy(packed(terminated)[ends]),
+            truncated=torch.from_numpy(packed(truncated)[ends]),
+            update=update,
+        )
+        for name in ("observations", "rewards"):
+            finite = np.isfinite(getattr(episodes, name).numpy())
+            if not finite.all():
+                first = int(np.argwhere(~finite)[0, 0])
+                raise ValueError(
+                    f"update {update}: environment {env[first]} emitted {name} that are not finite, at step {row[first]}"
+                )
+        return episodes
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.envs.close()

@@ -1,0 +1,63 @@
+"""Objects as plain data, so that a checkpoint can name them and still load without running any pickled code.
+
+A spec is what a LightningCLI config holds: ``{"class_path": "package.Name", "init_args": {...}}``.
+"""
+
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+_PLAIN = (str, int, float, bool, type(None))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(key) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN)
+
+
+def describe(value: Any) -> Any:
+    """Turn a class, a function, a ``partial`` of one or an object of plain attributes into its spec.
+
+    Returns:
+        Plain data as it is; ``None`` for what has no name or no plain arguments, such as a lambda.
+
+    >>> from collections import Counter
+    >>> describe(Counter)
+    {'class_path': 'collections.Counter', 'init_args': {}}
+    >>> describe(partial(Counter, a=1))
+    {'class_path': 'collections.Counter', 'init_args': {'a': 1}}
+    >>> describe(lambda: 0) is None, describe(0.99)
+    (True, 0.99)
+    """
+    if _is_plain(value):
+        return value
+    if isinstance(value, partial) and not value.args:
+        named, arguments = value.func, dict(value.keywords)
+    elif isinstance(value, type) or hasattr(value, "__qualname__"):
+        named, arguments = value, {}
+    else:
+        named, arguments = type(value), dict(vars(value))
+    name = getattr(named, "__qualname__", "")
+    if not name.isidentifier() or not _is_plain(arguments):
+        return None
+    return {"class_path": f"{named.__module__}.{name}", "init_args": arguments}
+
+
+def build(value: Any, *, instance: bool = False) -> Any:
+    """Turn a spec back into what it describes; anything that is not a spec comes back as it is.
+
+    Args:
+        value: perhaps a spec.
+        instance: whether to call the class, rather than to return it with its arguments bound.
+
+    >>> build({"class_path": "collections.Counter", "init_args": {"a": 1}}, instance=True)
+    Counter({'a': 1})
+    """
+    if not isinstance(value, dict) or "class_path" not in value:
+        return value
+    module, _, name = value["class_path"].rpartition(".")
+    made = partial(getattr(import_module(module), name), **value.get("init_args") or {})
+    return made() if instance else made
