@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import signal
 import threading
 import time
@@ -11,13 +10,19 @@ from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import BasePredictionWriter, Callback, Checkpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import BasePredictionWriter, Callback, TQDMProgressBar
 
 from pg_lightning.envs import reward_threshold
 from pg_lightning.episodes import Batch, Episodes
 from pg_lightning.metrics import RunningReward
 from pg_lightning.reinforce import Reinforce
 from pg_lightning.runs import rewrite_csv, write_whole
+
+
+def _agent(trainer: pl.Trainer) -> Reinforce:
+    """Return the agent that is trained."""
+    assert isinstance(trainer.lightning_module, Reinforce)
+    return trainer.lightning_module
 
 
 class StopAtRewardThreshold(Callback):
@@ -54,11 +59,11 @@ class StopAtRewardThreshold(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Fold in the update's episodes; stop if that solved the environment."""
-        assert isinstance(pl_module, Reinforce)
+        agent = _agent(trainer)
         episodes = batch.episodes
         self.running_reward.update(episodes.returns if self.statistic == "return" else episodes.lengths - 1)
         value = self.running_reward.compute()
-        pl_module.metrics["running_reward"] = value.item()
+        agent.metrics["running_reward"] = value.item()
         trainer.callback_metrics["running_reward"] = value
         self.solved = self.threshold is not None and value.item() > self.threshold
         self.last_length = int(episodes.lengths[-1])
@@ -69,8 +74,9 @@ class StopAtRewardThreshold(Callback):
         """Say so if the environment was solved."""
         if self.solved:
             pl_module.print(
-                f"Solved after {pl_module.num_episodes} episodes: the running reward {self.running_reward.compute():.2f} "
-                f"exceeds {self.threshold:g}; the last episode lasted {self.last_length} timesteps."
+                f"Solved after {pl_module.num_episodes} episodes: the running reward "
+                f"{self.running_reward.compute():.2f} exceeds {self.threshold:g}; "
+                f"the last episode lasted {self.last_length} timesteps."
             )
 
     def state_dict(self) -> dict[str, Any]:
@@ -104,12 +110,12 @@ class EpisodeLines(Callback):
         """Print the line if it is time."""
         if self.every_n_episodes == 0:
             return
-        assert isinstance(pl_module, Reinforce)
-        episodes, last = batch.episodes, int(pl_module.num_episodes) - 1
+        agent = _agent(trainer)
+        episodes, last = batch.episodes, int(agent.num_episodes) - 1
         if last % self.every_n_episodes < len(episodes):
-            average = pl_module.metrics.get("running_reward", pl_module.metrics["episode_return"])
+            average = agent.metrics.get("running_reward", agent.metrics["episode_return"])
             length = int(episodes.lengths[-1])
-            pl_module.print(f"Episode {last:6d}   last length {length:5d}   average length {average:8.2f}")
+            agent.print(f"Episode {last:6d}   last length {length:5d}   average length {average:8.2f}")
 
 
 class UpdateProgressBar(TQDMProgressBar):
@@ -126,7 +132,7 @@ class UpdateProgressBar(TQDMProgressBar):
         self.train_progress_bar.reset(total=trainer.max_steps if trainer.max_steps > 0 else None)
         self.train_progress_bar.initial = trainer.global_step
         self.train_progress_bar.set_description("Updates")
-        self._started, self._first_step = time.perf_counter(), int(trainer.lightning_module.num_env_steps)
+        self._started, self._first_step = time.perf_counter(), _agent(trainer).num_env_steps.item()
 
     def on_train_epoch_start(self, *_: Any) -> None:
         """Do nothing: the bar counts updates, over all epochs."""
@@ -145,8 +151,7 @@ class UpdateProgressBar(TQDMProgressBar):
         self.train_progress_bar.close()
 
     def _show(self, trainer: pl.Trainer) -> None:
-        agent = trainer.lightning_module
-        assert isinstance(agent, Reinforce)
+        agent = _agent(trainer)
         self._shown_at = time.perf_counter()
         speed = (int(agent.num_env_steps) - self._first_step) / (self._shown_at - self._started)
         self.train_progress_bar.n = trainer.global_step
@@ -167,21 +172,21 @@ class RunRecorder(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open ``episodes.csv``; forget what it says of episodes after the checkpoint that training goes on from."""
-        assert isinstance(pl_module, Reinforce)
+        agent = _agent(trainer)
         self._started = time.perf_counter()
         self._folder = Path(trainer.default_root_dir)
         self._path = self._folder / "episodes.csv"
         if trainer.is_global_zero:
             header = ["episode", "update", "return", "length", "truncated"]
-            rewrite_csv(self._path, header, "episode", int(pl_module.num_episodes) - 1)
+            rewrite_csv(self._path, header, "episode", int(agent.num_episodes) - 1)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Note the update's episodes."""
-        assert isinstance(pl_module, Reinforce)
+        agent = _agent(trainer)
         episodes = batch.episodes
-        first = int(pl_module.num_episodes) - len(episodes)
+        first = int(agent.num_episodes) - len(episodes)
         values = zip(episodes.returns.tolist(), episodes.lengths.tolist(), episodes.truncated.tolist(), strict=True)
         self._rows += [(first + i, trainer.global_step, *row) for i, row in enumerate(values)]
         if len(self._rows) > 10_000:
@@ -217,11 +222,11 @@ class RunRecorder(Callback):
         seconds = self._train_seconds()
         if not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, Reinforce)
+        agent = _agent(trainer)
         self._flush(trainer)
-        summary = summarize(trainer, pl_module) | {
+        summary = summarize(trainer, agent) | {
             "train_seconds": round(seconds, 3),
-            "env_steps_per_second": round(int(pl_module.num_env_steps) / seconds),
+            "env_steps_per_second": round(int(agent.num_env_steps) / seconds),
         }
         write_whole(self._folder / "summary.json", json.dumps(summary, indent=2) + "\n")
         from pg_lightning.plotting import plot_learning_curve  # Here, so that nothing else waits for matplotlib.
@@ -231,10 +236,11 @@ class RunRecorder(Callback):
 
 def summarize(trainer: pl.Trainer, agent: Reinforce) -> dict[str, Any]:
     """Say what came out of a run, as plain data."""
-    stop = next((callback for callback in trainer.callbacks if isinstance(callback, StopAtRewardThreshold)), None)
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    stop = next((callback for callback in callbacks if isinstance(callback, StopAtRewardThreshold)), None)
     return {
         "env_id": agent.hparams["env_id"],
-        "seed": getattr(trainer.datamodule, "seed", None),
+        "seed": getattr(trainer.datamodule, "seed", None),  # type: ignore[attr-defined]
         "solved": stop is not None and stop.solved,
         "threshold": stop and stop.threshold,
         "running_reward": stop and stop.running_reward.compute().item(),
@@ -242,62 +248,6 @@ def summarize(trainer: pl.Trainer, agent: Reinforce) -> dict[str, Any]:
         "env_steps": int(agent.num_env_steps),
         "updates": trainer.global_step,
     }
-
-
-class RunCheckpoint(Checkpoint):
-    """Saves ``checkpoints/last.ckpt`` in the run's folder every few seconds and at the end, and the best one.
-
-    Each is written beside its place, flushed to the disk and then moved there, so that a kill leaves the old one or the
-    new one, never a part. ``best.ckpt`` is the one with the highest running reward among those saved.
-
-    Args:
-        every_seconds: how often, in seconds of wall-clock time; 0 for after every update.
-
-    Raises:
-        ValueError: a negative number.
-    """
-
-    def __init__(self, every_seconds: float = 10.0) -> None:
-        if every_seconds < 0:
-            raise ValueError(f"every_seconds must be at least 0, not {every_seconds}")
-        self.every_seconds, self.best = every_seconds, float("-inf")
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._saved_at = time.monotonic()
-
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        """Save if it is time."""
-        due = time.monotonic() - self._saved_at >= self.every_seconds
-        if trainer.strategy.reduce_boolean_decision(due, all=False):
-            self.save(trainer)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the final state."""
-        self.save(trainer)
-
-    def save(self, trainer: pl.Trainer) -> None:
-        """Save ``last.ckpt``, and ``best.ckpt`` if the running reward was never higher at a save."""
-        value = float(trainer.callback_metrics.get("running_reward", float("-inf")))
-        is_best, self.best = value > self.best, max(value, self.best)
-        folder = Path(trainer.default_root_dir, "checkpoints")
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ["best.ckpt"] * is_best + ["last.ckpt"]:
-            temporary = folder / f"{name}.tmp"
-            trainer.save_checkpoint(temporary, weights_only=False)
-            if trainer.is_global_zero:
-                with temporary.open("rb+") as file:
-                    os.fsync(file.fileno())
-                os.replace(temporary, folder / name)
-        self._saved_at = time.monotonic()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the highest running reward of a saved checkpoint."""
-        return {"best": self.best}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take it from a checkpoint."""
-        self.best = state_dict["best"]
 
 
 class GracefulInterrupt(Callback):

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 import gymnasium as gym
 import torch
 from jsonargparse import Namespace
-from pytorch_lightning import Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -21,14 +20,19 @@ from pg_lightning.callbacks import (
     EpisodeLines,
     GracefulInterrupt,
     PredictionWriter,
-    RunCheckpoint,
     RunRecorder,
     StopAtRewardThreshold,
     UpdateProgressBar,
 )
+from pg_lightning.checkpoints import RunCheckpoint, find_checkpoint, read_checkpoint
 from pg_lightning.dataset import EpisodeDataModule
 from pg_lightning.reinforce import Reinforce, default_optimizer
-from pg_lightning.runs import continue_csv, find_checkpoint, new_run_folder, read_checkpoint, remove_if_empty, run_folder, write_whole
+from pg_lightning.runs import (
+    continue_csv,
+    new_run_folder,
+    run_folder,
+    write_whole,
+)
 from pg_lightning.specs import describe
 
 TRAINER_DEFAULTS = {
@@ -51,7 +55,7 @@ USER_ERRORS = (ValueError, TypeError, OSError, ImportError, gym.error.Error, Mis
 class Parser(LightningArgumentParser):
     """Says what is wrong in one line."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what :func:`main` prints in one line."""
         raise ValueError(condense(message))
 
@@ -159,7 +163,7 @@ class CLI(LightningCLI):
         """Say where the run lies, and how to go on if it was interrupted."""
         if self.folder is None or not self.trainer.is_global_zero:
             return
-        interrupt = next(call for call in self.trainer.callbacks if isinstance(call, GracefulInterrupt))
+        interrupt = next(callback for callback in self.trainer.callbacks if isinstance(callback, GracefulInterrupt))  # type: ignore[attr-defined]
         if interrupt.signal is None:
             print(f"Run folder: {self.folder}")
             return

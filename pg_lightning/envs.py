@@ -31,7 +31,7 @@ class SingleEnv(VectorEnv):
         self.action_space = gym.vector.utils.batch_space(env.action_space, 1)
         self._flags = np.array([[False], [True]])
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:  # type: ignore[override]
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         """Start a new episode; return its first observation ``[1, *obs]``."""
         observation, info = self.env.reset(seed=seed, options=options)
         return np.asarray(observation)[None], info

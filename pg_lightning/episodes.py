@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(eq=False)
 class Episodes:
-    """Everything one update sampled. Shapes are checked at construction.
+    r"""Everything one update sampled. Shapes are checked at construction.
 
     Attributes:
         observations: :math:`S_t` ``[T, *obs]``.
         actions: :math:`A_t` ``[T, *act]``, as the policy's distribution sampled them.
-        log_probs: behaviour log-probs ``[T]``: :math:`\\log\\pi(A_t|S_t)` of the policy that acted.
+        log_probs: behaviour log-probs ``[T]``: :math:`\log\pi(A_t|S_t)` of the policy that acted.
         rewards: ``rewards[t]`` is :math:`R_{t+1}` ``[T]``.
         masks: for each dropout layer of the policy, in module order, which units it kept ``[T, *units]``, bool.
         lengths: timesteps of each episode ``[E]``.
@@ -78,7 +78,7 @@ class Episodes:
             "entropy": -self.log_probs.mean().item(),
         }
 
-    def to(self, *args: object, **kwargs: object) -> Self:
+    def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move every tensor, as ``torch.Tensor.to`` does; Lightning calls it to bring a batch to its device."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         moved = {name: value.to(*args, **kwargs) for name, value in values.items() if isinstance(value, Tensor)}

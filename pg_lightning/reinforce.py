@@ -123,7 +123,8 @@ class Reinforce(pl.LightningModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Hand this update's metrics to the loggers; ``self.log`` would take 0.4 ms for each of them."""
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and self.global_step % every == 0:
             for logger in self.loggers:
                 logger.log_metrics(self.metrics, step=self.global_step)
 
@@ -134,21 +135,22 @@ class Reinforce(pl.LightningModule):
             return optimizer
         return [optimizer], [{"scheduler": self.make_lr_scheduler(optimizer), "interval": "step"}]
 
-    def _evaluate(self, stage: str, episodes: Episodes, dataloader_idx: int) -> None:
+    def _evaluate(self, episodes: Episodes, dataloader_idx: int) -> None:
         """Log what the evaluation episodes were worth: mean, standard deviation and count."""
         returns, way = episodes.returns, ("sampled", "greedy")[dataloader_idx]
-        spread = returns.std(correction=1) if len(returns) > 1 else torch.tensor(0.0)
-        values = {"return_mean": returns.mean(), "return_std": spread, "episodes": float(len(returns))}
-        metrics = {f"{way}_{name}": value for name, value in values.items()}
-        self.log_dict(metrics, add_dataloader_idx=False, batch_size=1)
+        spread = returns.std() if len(returns) > 1 else torch.zeros(())
+        metrics = {"return_mean": returns.mean(), "return_std": spread, "episodes": torch.tensor(float(len(returns)))}
+        self.log_dict(
+            {f"{way}_{name}": value for name, value in metrics.items()}, add_dataloader_idx=False, batch_size=1
+        )
 
     def validation_step(self, batch: Episodes, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the evaluation episodes' returns, sampled and greedy."""
-        self._evaluate("val", batch, dataloader_idx)
+        self._evaluate(batch, dataloader_idx)
 
     def test_step(self, batch: Episodes, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the evaluation episodes' returns, sampled and greedy."""
-        self._evaluate("test", batch, dataloader_idx)
+        self._evaluate(batch, dataloader_idx)
 
     def predict_step(self, batch: Episodes, batch_idx: int, dataloader_idx: int = 0) -> Episodes:
         """Return the episodes as they were played."""

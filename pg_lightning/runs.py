@@ -5,10 +5,9 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Any
 
-import torch
 from pytorch_lightning.loggers import CSVLogger
+
 
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that it is there whole or not at all."""
@@ -30,9 +29,14 @@ def rewrite_csv(path: Path, header: list[str], column: str, last: int) -> list[s
     return header
 
 
+def runs_of(root: Path, env_id: str) -> Path:
+    """Return the folder of an environment's runs."""
+    return root / re.sub(r"[^\w.-]+", "_", env_id)
+
+
 def new_run_folder(root: Path, env_id: str) -> Path:
     """Make the next free ``version_N`` folder of an environment; two runs that start together get one each."""
-    parent = root / re.sub(r"[^\w.-]+", "_", env_id)
+    parent = runs_of(root, env_id)
     parent.mkdir(parents=True, exist_ok=True)
     number = max((int(path.name[8:]) for path in parent.glob("version_*") if path.name[8:].isdigit()), default=-1) + 1
     while True:
@@ -51,43 +55,6 @@ def remove_if_empty(folder: Path) -> None:
             path.rmdir()
         except OSError:
             return
-
-
-def find_checkpoint(named: str, root: Path, env_id: str | None) -> Path:
-    """Find the checkpoint that ``--ckpt_path`` names.
-
-    Args:
-        named: a file, or ``last`` or ``best``: that of the newest run.
-        root: the folder of all runs.
-        env_id: consider this environment's runs only.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    if named not in ("last", "best"):
-        if not Path(named).is_file():
-            raise FileNotFoundError(f"--ckpt_path: there is no checkpoint file {named!r}")
-        return Path(named)
-    runs = root / re.sub(r"[^\w.-]+", "_", env_id) if env_id else root
-    found = sorted(runs.glob(f"**/version_*/checkpoints/{named}.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
-        raise FileNotFoundError(f"--ckpt_path {named}: there is nothing to resume; no run in {runs} has a {named}.ckpt")
-    return found[-1]
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Load a checkpoint without running any code that it might carry.
-
-    Raises:
-        ValueError: it is not a whole checkpoint.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        if "state_dict" not in checkpoint or "global_step" not in checkpoint:
-            raise KeyError("it holds no training state")
-    except Exception as error:  # Whatever a broken file makes the unpickler do.
-        raise ValueError(f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or no checkpoint") from error
-    return checkpoint
 
 
 def run_folder(checkpoint: Path) -> Path | None:

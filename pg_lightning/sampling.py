@@ -1,5 +1,6 @@
 """Vector environments -> complete, unbiased, seeded episodes."""
 
+import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -47,19 +48,18 @@ class EpisodeSampler:
         self.quotas = share + (np.arange(envs.num_envs) < rest)
         self.seed, self.rank, self.world_size = seed, rank, world_size
         self.autoreset = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-        space = envs.single_observation_space
-        dtype = np.dtype(np.float32) if space.dtype == np.float64 else space.dtype
         time_limit = envs.spec.max_episode_steps if envs.spec is not None else None
-        self._allocate(min(share * (time_limit or 1000), 10_000) + 1, dtype)
+        self._allocate(min(share * (time_limit or 1000), 10_000) + 1)
 
-    def _allocate(self, steps: int, observation_dtype: np.dtype) -> None:
-        """Make room for some steps ``[S, N]`` of all environments."""
-        envs = self.envs
-        self._observations = np.empty((steps, envs.num_envs, *envs.single_observation_space.shape), observation_dtype)
-        self._actions = np.empty((steps, envs.num_envs, *envs.single_action_space.shape), envs.single_action_space.dtype)
-        self._rewards = np.empty((steps, envs.num_envs))
-        self._terminated = np.empty((steps, envs.num_envs), bool)
-        self._truncated = np.empty((steps, envs.num_envs), bool)
+    def _allocate(self, steps: int) -> None:
+        """Make room for some steps ``[S, N]`` of all environments; observations of float64 are kept as float32."""
+
+        def room(space: gym.Space) -> np.ndarray:
+            return np.empty((steps, *(space.shape or ())), np.float32 if space.dtype == np.float64 else space.dtype)
+
+        self._observations, self._actions = room(self.envs.observation_space), room(self.envs.action_space)
+        self._rewards = np.empty((steps, self.envs.num_envs))
+        self._terminated, self._truncated = np.empty((2, steps, self.envs.num_envs), bool)
 
     def _grow(self) -> None:
         """Double the room, keeping what is in it."""
@@ -107,7 +107,9 @@ class EpisodeSampler:
         """Take the timesteps that belong to the quotas out of the ``steps`` rows, one environment after the other."""
         terminated, truncated = self._terminated[:steps], self._truncated[:steps]
         ended = terminated | truncated
-        episode = np.cumsum(ended, axis=0) - ended  # Index of the episode, within its environment, of each row.
+        episode: np.ndarray = (
+            np.cumsum(ended, axis=0) - ended
+        )  # Index of the episode, within its environment, of each row.
         wanted = episode < self.quotas
         if self.autoreset == AutoresetMode.NEXT_STEP:
             wanted[1:] &= ~ended[:-1]  # The step after an episode's last only resets; its action is ignored.
@@ -135,7 +137,8 @@ class EpisodeSampler:
             if not finite.all():
                 first = int(np.argwhere(~finite)[0, 0])
                 raise ValueError(
-                    f"update {update}: environment {env[first]} emitted {name} that are not finite, at step {row[first]}"
+                    f"update {update}: environment {env[first]} emitted {name} that are not finite, "
+                    f"at step {row[first]}"
                 )
         return episodes
 

@@ -1,0 +1,107 @@
+"""Checkpoints: saved so that a kill cannot break them, found again, and read without running what they carry."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint
+
+from pg_lightning.runs import runs_of
+
+
+class RunCheckpoint(Checkpoint):
+    """Saves ``checkpoints/last.ckpt`` in the run's folder every few seconds and at the end, and the best one.
+
+    Each is written beside its place, flushed to the disk and then moved there, so that a kill leaves the old one or the
+    new one, never a part. ``best.ckpt`` is the one with the highest running reward among those saved.
+
+    Args:
+        every_seconds: how often, in seconds of wall-clock time; 0 for after every update.
+
+    Raises:
+        ValueError: a negative number.
+    """
+
+    def __init__(self, every_seconds: float = 10.0) -> None:
+        if every_seconds < 0:
+            raise ValueError(f"every_seconds must be at least 0, not {every_seconds}")
+        self.every_seconds, self.best = every_seconds, float("-inf")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        """Save if it is time."""
+        due = time.monotonic() - self._saved_at >= self.every_seconds
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
+            self.save(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the final state."""
+        self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Save ``last.ckpt``, and ``best.ckpt`` if the running reward was never higher at a save."""
+        value = float(trainer.callback_metrics.get("running_reward", float("-inf")))
+        is_best, self.best = value > self.best, max(value, self.best)
+        folder = Path(trainer.default_root_dir, "checkpoints")
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ["best.ckpt"] * is_best + ["last.ckpt"]:
+            temporary = folder / f"{name}.tmp"
+            trainer.save_checkpoint(temporary, weights_only=False)
+            if trainer.is_global_zero:
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+                os.replace(temporary, folder / name)
+        self._saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the highest running reward of a saved checkpoint."""
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it from a checkpoint."""
+        self.best = state_dict["best"]
+
+
+def find_checkpoint(named: str, root: Path, env_id: str | None) -> Path:
+    """Find the checkpoint that ``--ckpt_path`` names.
+
+    Args:
+        named: a file, or ``last`` or ``best``: that of the newest run.
+        root: the folder of all runs.
+        env_id: consider this environment's runs only.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    if named not in ("last", "best"):
+        if not Path(named).is_file():
+            raise FileNotFoundError(f"--ckpt_path: there is no checkpoint file {named!r}")
+        return Path(named)
+    runs = runs_of(root, env_id) if env_id else root
+    found = sorted(runs.glob(f"**/version_*/checkpoints/{named}.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    if not found:
+        raise FileNotFoundError(f"--ckpt_path {named}: there is nothing to resume; no run in {runs} has a {named}.ckpt")
+    return found[-1]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Load a checkpoint without running any code that it might carry.
+
+    Raises:
+        ValueError: it is not a whole checkpoint.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if "state_dict" not in checkpoint or "global_step" not in checkpoint:
+            raise KeyError("it holds no training state")
+    except Exception as error:  # Whatever a broken file makes the unpickler do.
+        raise ValueError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or no checkpoint"
+        ) from error
+    return checkpoint
