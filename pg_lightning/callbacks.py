@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import BasePredictionWriter, Callback, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 
 from pg_lightning.envs import reward_threshold
 from pg_lightning.episodes import Batch, Episodes
@@ -121,6 +121,8 @@ class EpisodeLines(Callback):
 class UpdateProgressBar(TQDMProgressBar):
     """Shows updates, episodes, running reward and environment steps per second, ten times a second."""
 
+    train_description = "Updates"
+
     def __init__(self) -> None:
         super().__init__()
         self._shown_at = 0.0
@@ -131,7 +133,6 @@ class UpdateProgressBar(TQDMProgressBar):
         trainer = self.trainer
         self.train_progress_bar.reset(total=trainer.max_steps if trainer.max_steps > 0 else None)
         self.train_progress_bar.initial = trainer.global_step
-        self.train_progress_bar.set_description("Updates")
         self._started, self._first_step = time.perf_counter(), _agent(trainer).num_env_steps.item()
 
     def on_train_epoch_start(self, *_: Any) -> None:
@@ -149,6 +150,11 @@ class UpdateProgressBar(TQDMProgressBar):
         """Show the final state and close the bar."""
         self._show(trainer)
         self.train_progress_bar.close()
+
+    def on_exception(self, *_: Any) -> None:
+        """Close the bar, so that a message gets a line of its own."""
+        if self._train_progress_bar is not None:
+            self._train_progress_bar.close()
 
     def _show(self, trainer: pl.Trainer) -> None:
         agent = _agent(trainer)
@@ -259,9 +265,11 @@ class GracefulInterrupt(Callback):
 
     signal: int | None = None
 
+    def __init__(self) -> None:
+        self._previous: dict[int, Any] = {}
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take over the signals; only the main thread may."""
-        self._previous = {}
         if threading.current_thread() is not threading.main_thread():
             return
 
@@ -278,19 +286,20 @@ class GracefulInterrupt(Callback):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Give the signals back."""
+        self.on_train_end(trainer, pl_module)
 
-class PredictionWriter(BasePredictionWriter):
+
+class PredictionWriter(Callback):
     """Writes the episodes that ``predict`` played to ``episodes.npz`` in the Trainer's ``default_root_dir``."""
 
-    def __init__(self) -> None:
-        super().__init__("epoch")
-
-    def write_on_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, predictions: Any, _: Any) -> None:
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Episodes, *_: Any
+    ) -> None:
         """Write the file and say where it is."""
-        episodes: Episodes = predictions[0]
         names = ("observations", "actions", "rewards", "lengths", "terminated", "truncated")
         path = Path(trainer.default_root_dir, "episodes.npz")
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **{name: getattr(episodes, name).numpy() for name in names})
-        returns = episodes.returns
-        print(f"{len(episodes)} greedy episodes, mean return {returns.mean():.2f}: {path}")
+        np.savez(path, **{name: getattr(batch, name).cpu().numpy() for name in names})
+        print(f"{len(batch)} greedy episodes, mean return {batch.returns.mean():.2f}: {path}")

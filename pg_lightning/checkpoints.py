@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Callback, Checkpoint
 
 from pg_lightning.runs import runs_of
 
@@ -68,6 +68,36 @@ class RunCheckpoint(Checkpoint):
         self.best = state_dict["best"]
 
 
+class OptimizerOptions(Callback):
+    """On resuming, lets options of the optimizer that are no longer those of the checkpoint win over it.
+
+    Another class of optimizer or other options of the learning-rate scheduler mean that these start anew.
+    """
+
+    def __init__(self) -> None:
+        self.changed: dict[str, Any] = {}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Compare what the checkpoint was trained with to what is configured now."""
+        saved, now = checkpoint["hyper_parameters"], pl_module.hparams
+        if saved["lr_scheduler"] != now["lr_scheduler"]:
+            checkpoint["lr_schedulers"] = []
+        if not saved["optimizer"] or not now["optimizer"]:
+            return
+        if saved["optimizer"]["class_path"] != now["optimizer"]["class_path"]:
+            checkpoint["optimizer_states"] = []
+            return
+        before, after = saved["optimizer"]["init_args"], now["optimizer"]["init_args"]
+        self.changed = {name: value for name, value in after.items() if before.get(name) != value}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Set what has changed, now that the optimizer is restored."""
+        for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
+            group.update(self.changed)
+
+
 def find_checkpoint(named: str, root: Path, env_id: str | None) -> Path:
     """Find the checkpoint that ``--ckpt_path`` names.
 
@@ -105,3 +135,15 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"checkpoint {path} cannot be read ({type(error).__name__}): it is damaged or no checkpoint"
         ) from error
     return checkpoint
+
+
+def check_fits(agent: pl.LightningModule, checkpoint: dict[str, Any], path: Path) -> None:
+    """Refuse, with a ValueError, a checkpoint whose tensors are not those of this agent."""
+    here = {name: tuple(tensor.shape) for name, tensor in agent.state_dict().items()}
+    there = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+    for name in here | there:
+        if here.get(name) != there.get(name):
+            raise ValueError(
+                f"checkpoint {path} is of another policy: its {name} is {there.get(name, 'missing')}, "
+                f"the configured one's {here.get(name, 'missing')}"
+            )

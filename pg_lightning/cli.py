@@ -1,9 +1,12 @@
 """The command line: LightningCLI with its links, run folders, resuming, and errors in one line."""
 
+import difflib
 import inspect
 import json
 import logging
 import os
+import re
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -15,7 +18,9 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from pg_lightning.advantages import TimestepBaseline
 from pg_lightning.callbacks import (
     EpisodeLines,
     GracefulInterrupt,
@@ -24,13 +29,16 @@ from pg_lightning.callbacks import (
     StopAtRewardThreshold,
     UpdateProgressBar,
 )
-from pg_lightning.checkpoints import RunCheckpoint, find_checkpoint, read_checkpoint
+from pg_lightning.checkpoints import OptimizerOptions, RunCheckpoint, check_fits, find_checkpoint, read_checkpoint
 from pg_lightning.dataset import EpisodeDataModule
+from pg_lightning.messages import condense
 from pg_lightning.reinforce import Reinforce, default_optimizer
 from pg_lightning.runs import (
     continue_csv,
+    discard,
     new_run_folder,
     run_folder,
+    trained,
     write_whole,
 )
 from pg_lightning.specs import describe
@@ -57,12 +65,10 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what :func:`main` prints in one line."""
-        raise ValueError(condense(message))
-
-
-def condense(message: str) -> str:
-    """Fold a parser's message of many lines into one: what, where, and what was given."""
-    return " ".join(message.split())
+        if unknown := re.match(r"unrecognized arguments: (--[\w.]+)", message):
+            close = difflib.get_close_matches(unknown[1], self._option_string_actions, n=1)
+            message = f"there is no option {unknown[1]}; " + (f"did you mean {close[0]}?" if close else "see --help")
+        raise ValueError(message)
 
 
 class SaveConfig(SaveConfigCallback):
@@ -70,7 +76,7 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Write the file, for a fit."""
-        if stage == "fit":
+        if stage == "fit" and not trainer.fast_dev_run:
             text = self.parser.dump(self.config, skip_none=False)
             write_whole(Path(trainer.default_root_dir, self.config_filename), text)
 
@@ -80,6 +86,20 @@ class CLI(LightningCLI):
 
     folder: Path | None = None
     resumed: Path | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.claimed: Path | None = None
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException:
+            if self.claimed is not None and not trained(self.claimed):
+                discard(self.claimed)
+            raise
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Leave out ``weights_only``: a checkpoint is always loaded without running what it might carry."""
+        return {name: skipped | {"weights_only"} for name, skipped in LightningCLI.subcommands().items()}
 
     def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the seed."""
@@ -94,7 +114,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_optimizer_args(nested_key="optimizer", link_to="model.optimizer")
         parser.add_lr_scheduler_args(nested_key="lr_scheduler", link_to="model.lr_scheduler")
-        parser.set_defaults({"optimizer": describe(default_optimizer)})
+        parser.set_defaults({"optimizer": describe(default_optimizer), "model.advantage": describe(TimestepBaseline())})
         parser.link_arguments("data.env_id", "model.env_id")
         parser.link_arguments("data.env_kwargs", "model.env_kwargs")
         parser.link_arguments("seed_everything", "data.seed")
@@ -113,7 +133,8 @@ class CLI(LightningCLI):
         root = Path(config.trainer.default_root_dir)
         self.resumed = find_checkpoint(named, root, config.data.env_id if env_id_typed else None)
         folder = run_folder(self.resumed)
-        base = str(folder / "config.yaml") if folder else json.dumps(config_of(read_checkpoint(self.resumed)))
+        checkpoint = read_checkpoint(self.resumed)
+        base = str(folder / "config.yaml") if folder else json.dumps(config_of(checkpoint))
         place = arguments.index(command) + 1
         arguments[place:place] = ["--config", base]
         self.config = parser.parse_args([*arguments, "--ckpt_path", str(self.resumed)])
@@ -128,7 +149,8 @@ class CLI(LightningCLI):
         self.config_to_save = config.clone()
         self.config_to_save.ckpt_path = None
         if self.subcommand == "fit" and self.folder is None and not config.trainer.fast_dev_run:
-            self.folder = new_run_folder(Path(config.trainer.default_root_dir), config.data.env_id)
+            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+                self.folder = self.claimed = new_run_folder(Path(config.trainer.default_root_dir), config.data.env_id)
         if self.subcommand != "fit":
             config.trainer.logger = False
             config.trainer.limit_val_batches = config.trainer.limit_val_batches or None
@@ -142,6 +164,8 @@ class CLI(LightningCLI):
         callbacks = [self._get(self.config_init, "stop"), self._get(self.config_init, "lines")]
         if self.subcommand == "fit" and self.folder is not None:
             callbacks += [RunRecorder(), GracefulInterrupt()]
+            if self.resumed is not None:
+                callbacks += [OptimizerOptions()]
             if config.enable_checkpointing is not False:
                 callbacks += [self._get(self.config_init, "checkpoint")]
         if config.enable_progress_bar is not False:
@@ -151,8 +175,16 @@ class CLI(LightningCLI):
         self.config[self.subcommand] = self.config_to_save
         return self._instantiate_trainer({**config, **kwargs}, callbacks)
 
+    def _before_any(self) -> None:
+        """Refuse a checkpoint of another policy."""
+        if self.resumed is not None:
+            check_fits(self.model, read_checkpoint(self.resumed), self.resumed)
+
+    before_validate = before_test = before_predict = _before_any
+
     def before_fit(self) -> None:
         """Go on with the metrics of the run that is resumed."""
+        self._before_any()
         if self.resumed is not None and self.trainer.is_global_zero:
             step = read_checkpoint(self.resumed)["global_step"]
             for logger in self.trainer.loggers:
@@ -185,14 +217,13 @@ def place_logger(loggers: Any, folder: Path) -> None:
 def config_of(checkpoint: dict[str, Any]) -> dict[str, Any]:
     """Turn the hyper-parameters of a checkpoint that lies in no run folder into a configuration."""
     model = {name: value for name, value in checkpoint.get("hyper_parameters", {}).items() if value is not None}
-    model.pop("_instantiator", None)
     config = {"data": {name: model.pop(name) for name in ("env_id", "env_kwargs") if name in model}}
     config |= {name: model.pop(name) for name in ("optimizer", "lr_scheduler") if name in model}
     return config | {"model": model}
 
 
 def main(args: list[str] | None = None) -> None:
-    """Run the command line; exit with code 2 and one line where the user can mend what is wrong.
+    """Run the command line; exit with code 1 and one line where the user can mend what is wrong.
 
     Args:
         args: what was typed behind ``train.py``; by default what really was.
@@ -217,3 +248,5 @@ def main(args: list[str] | None = None) -> None:
         if os.environ.get("PG_LIGHTNING_TRACEBACK"):
             raise
         sys.exit(f"error: {condense(str(error))}")
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)

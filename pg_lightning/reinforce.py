@@ -58,6 +58,7 @@ class Reinforce(pl.LightningModule):
         if policy is None:
             raise ValueError("the checkpoint could not name its policy: load_from_checkpoint(path, policy=...)")
         self.save_hyperparameters()
+        self.hparams.pop("_instantiator", None)  # LightningCLI's; the specs of the next line need no parser.
         self.hparams.update({name: describe(value) for name, value in self.hparams.items()})
         self.policy = with_consistent_dropout(build(policy)(*spaces(env_id, env_kwargs)))
         self.advantage = build(advantage, instance=True) or TimestepBaseline()

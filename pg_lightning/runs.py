@@ -1,8 +1,8 @@
 """Run folders: ``runs/<env_id>/version_N/``, what lies in them, and how a later run finds and continues them."""
 
-import csv
 import os
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -12,20 +12,22 @@ from pytorch_lightning.loggers import CSVLogger
 def write_whole(path: Path, text: str) -> None:
     """Write a text file so that it is there whole or not at all."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    temporary.write_text(text, newline="")
     os.replace(temporary, path)
 
 
 def rewrite_csv(path: Path, header: list[str], column: str, last: int) -> list[str]:
-    """Keep the rows of a CSV file whose ``column`` is at most ``last``; make it if there is none. Return its header."""
-    rows: list[dict[str, str]] = []
-    if path.exists():
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            rows = [row for row in reader if row[column] and int(row[column]) <= last]
-            header = list(reader.fieldnames or header)
-    lines = [header, *([row[name] for name in header] for row in rows)]
-    write_whole(path, "".join(",".join(line) + "\n" for line in lines))
+    """Keep the whole rows of a CSV file whose ``column`` is at most ``last``; make it if there is none.
+
+    Returns:
+        Its header.
+    """
+    lines = path.read_bytes().decode().splitlines(keepends=True) if path.exists() else []
+    head, *rows = lines or [",".join(header) + "\n"]
+    header = head.strip().split(",")
+    place = header.index(column)
+    kept = [row for row in rows if row.endswith("\n") and int(row.split(",")[place]) <= last]
+    write_whole(path, "".join([head, *kept]))
     return header
 
 
@@ -48,9 +50,16 @@ def new_run_folder(root: Path, env_id: str) -> Path:
             number += 1
 
 
-def remove_if_empty(folder: Path) -> None:
-    """Take back a run folder that nothing was written to, and its parents if they too are empty."""
-    for path in (folder, folder.parent, folder.parent.parent):
+def trained(folder: Path) -> bool:
+    """Tell whether a run got as far as its first checkpoint or its first episodes."""
+    episodes = folder / "episodes.csv"
+    return (folder / "checkpoints").exists() or (episodes.exists() and episodes.read_text().count("\n") > 1)
+
+
+def discard(folder: Path) -> None:
+    """Take back the folder of a run that never began, and its parents if they are empty."""
+    shutil.rmtree(folder)
+    for path in (folder.parent, folder.parent.parent):
         try:
             path.rmdir()
         except OSError:
