@@ -1,25 +1,20 @@
-"""Callbacks: stop at the reward threshold, print, show progress, record the run, save it, end it gracefully."""
+"""Callbacks: stop at the reward threshold, print, show progress, end gracefully."""
 
-import csv
-import json
 import signal
 import threading
 import time
-from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 
 from pg_lightning.envs import reward_threshold
-from pg_lightning.episodes import Batch, Episodes
+from pg_lightning.episodes import Batch
 from pg_lightning.metrics import RunningReward
 from pg_lightning.reinforce import Reinforce
-from pg_lightning.runs import rewrite_csv, write_whole
 
 
-def _agent(trainer: pl.Trainer) -> Reinforce:
+def agent_of(trainer: pl.Trainer) -> Reinforce:
     """Return the agent that is trained."""
     assert isinstance(trainer.lightning_module, Reinforce)
     return trainer.lightning_module
@@ -59,7 +54,7 @@ class StopAtRewardThreshold(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         """Fold in the update's episodes; stop if that solved the environment."""
-        agent = _agent(trainer)
+        agent = agent_of(trainer)
         episodes = batch.episodes
         self.running_reward.update(episodes.returns if self.statistic == "return" else episodes.lengths - 1)
         value = self.running_reward.compute()
@@ -110,7 +105,7 @@ class EpisodeLines(Callback):
         """Print the line if it is time."""
         if self.every_n_episodes == 0:
             return
-        agent = _agent(trainer)
+        agent = agent_of(trainer)
         episodes, last = batch.episodes, int(agent.num_episodes) - 1
         if last % self.every_n_episodes < len(episodes):
             average = agent.metrics.get("running_reward", agent.metrics["episode_return"])
@@ -133,7 +128,7 @@ class UpdateProgressBar(TQDMProgressBar):
         trainer = self.trainer
         self.train_progress_bar.reset(total=trainer.max_steps if trainer.max_steps > 0 else None)
         self.train_progress_bar.initial = trainer.global_step
-        self._started, self._first_step = time.perf_counter(), _agent(trainer).num_env_steps.item()
+        self._started, self._first_step = time.perf_counter(), agent_of(trainer).num_env_steps.item()
 
     def on_train_epoch_start(self, *_: Any) -> None:
         """Do nothing: the bar counts updates, over all epochs."""
@@ -157,7 +152,7 @@ class UpdateProgressBar(TQDMProgressBar):
             self._train_progress_bar.close()
 
     def _show(self, trainer: pl.Trainer) -> None:
-        agent = _agent(trainer)
+        agent = agent_of(trainer)
         self._shown_at = time.perf_counter()
         speed = (int(agent.num_env_steps) - self._first_step) / (self._shown_at - self._started)
         self.train_progress_bar.n = trainer.global_step
@@ -165,95 +160,6 @@ class UpdateProgressBar(TQDMProgressBar):
             f"episodes={int(agent.num_episodes):,}, running_reward={agent.metrics.get('running_reward', 0):.1f}, "
             f"env_steps/s={speed:,.0f}"
         )
-
-
-class RunRecorder(Callback):
-    """Writes what the run was into its folder: ``episodes.csv``, ``summary.json`` and ``learning_curve.png``.
-
-    The folder is the Trainer's ``default_root_dir``. A resumed run goes on with the files it finds there.
-    """
-
-    def __init__(self) -> None:
-        self.seconds, self._rows = 0.0, list[tuple[int, int, float, int, bool]]()
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open ``episodes.csv``; forget what it says of episodes after the checkpoint that training goes on from."""
-        agent = _agent(trainer)
-        self._started = time.perf_counter()
-        self._folder = Path(trainer.default_root_dir)
-        self._path = self._folder / "episodes.csv"
-        if trainer.is_global_zero:
-            header = ["episode", "update", "return", "length", "truncated"]
-            rewrite_csv(self._path, header, "episode", int(agent.num_episodes) - 1)
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
-    ) -> None:
-        """Note the update's episodes."""
-        agent = _agent(trainer)
-        episodes = batch.episodes
-        first = int(agent.num_episodes) - len(episodes)
-        values = zip(episodes.returns.tolist(), episodes.lengths.tolist(), episodes.truncated.tolist(), strict=True)
-        self._rows += [(first + i, trainer.global_step, *row) for i, row in enumerate(values)]
-        if len(self._rows) > 10_000:
-            self._flush(trainer)
-
-    def _flush(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero:
-            with self._path.open("a", newline="") as file:
-                csv.writer(file, lineterminator="\n").writerows(self._rows)
-        self._rows.clear()
-
-    def _train_seconds(self) -> float:
-        return self.seconds + time.perf_counter() - self._started
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Bring the files up to the checkpoint, so that one never knows more than the other."""
-        self._flush(trainer)
-        for logger in trainer.loggers:
-            logger.save()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the seconds trained so far, for the checkpoint."""
-        return {"seconds": self._train_seconds()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the seconds trained so far from a checkpoint."""
-        self.seconds = state_dict["seconds"]
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write the summary and draw the learning curve."""
-        seconds = self._train_seconds()
-        if not trainer.is_global_zero:
-            return
-        agent = _agent(trainer)
-        self._flush(trainer)
-        summary = summarize(trainer, agent) | {
-            "train_seconds": round(seconds, 3),
-            "env_steps_per_second": round(int(agent.num_env_steps) / seconds),
-        }
-        write_whole(self._folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-        from pg_lightning.plotting import plot_learning_curve  # Here, so that nothing else waits for matplotlib.
-
-        plot_learning_curve(self._path, self._folder / "learning_curve.png", summary)
-
-
-def summarize(trainer: pl.Trainer, agent: Reinforce) -> dict[str, Any]:
-    """Say what came out of a run, as plain data."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    stop = next((callback for callback in callbacks if isinstance(callback, StopAtRewardThreshold)), None)
-    return {
-        "env_id": agent.hparams["env_id"],
-        "seed": getattr(trainer.datamodule, "seed", None),  # type: ignore[attr-defined]
-        "solved": stop is not None and stop.solved,
-        "threshold": stop and stop.threshold,
-        "running_reward": stop and stop.running_reward.compute().item(),
-        "episodes": int(agent.num_episodes),
-        "env_steps": int(agent.num_env_steps),
-        "updates": trainer.global_step,
-    }
 
 
 class GracefulInterrupt(Callback):
@@ -289,17 +195,3 @@ class GracefulInterrupt(Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Give the signals back."""
         self.on_train_end(trainer, pl_module)
-
-
-class PredictionWriter(Callback):
-    """Writes the episodes that ``predict`` played to ``episodes.npz`` in the Trainer's ``default_root_dir``."""
-
-    def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Episodes, *_: Any
-    ) -> None:
-        """Write the file and say where it is."""
-        names = ("observations", "actions", "rewards", "lengths", "terminated", "truncated")
-        path = Path(trainer.default_root_dir, "episodes.npz")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, **{name: getattr(batch, name).cpu().numpy() for name in names})
-        print(f"{len(batch)} greedy episodes, mean return {batch.returns.mean():.2f}: {path}")

@@ -24,14 +24,13 @@ from pg_lightning.advantages import TimestepBaseline
 from pg_lightning.callbacks import (
     EpisodeLines,
     GracefulInterrupt,
-    PredictionWriter,
-    RunRecorder,
     StopAtRewardThreshold,
     UpdateProgressBar,
 )
 from pg_lightning.checkpoints import OptimizerOptions, RunCheckpoint, check_fits, find_checkpoint, read_checkpoint
 from pg_lightning.dataset import EpisodeDataModule
 from pg_lightning.messages import condense
+from pg_lightning.recording import PredictionWriter, RunRecorder
 from pg_lightning.reinforce import Reinforce, default_optimizer
 from pg_lightning.runs import (
     continue_csv,
@@ -123,8 +122,10 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; where a checkpoint is named, parse again on top of the configuration of the run that saved it."""
         arguments = list(sys.argv[1:] if args is None else args)
-        super().parse_arguments(parser, args)
+        self.config = parser.parse_args(arguments)
         command = self.config["subcommand"]
+        if not 0 <= (seed := self.config[command].seed_everything) < 2**32:
+            raise ValueError(f"--seed_everything must be from 0 to {2**32 - 1}, not {seed}")
         named = self.config[command].ckpt_path
         if named is None:
             return
@@ -209,7 +210,11 @@ def place_logger(loggers: Any, folder: Path) -> None:
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if isinstance(logger, Namespace) and "save_dir" in logger.init_args:
             kind = logger.class_path.rpartition(".")[2]
-            logger.init_args.save_dir = str(folder / "mlruns" if kind == "MLFlowLogger" else folder)
+            logger.init_args.save_dir = str(folder)
+            if kind == "MLFlowLogger":
+                # MLflow 3 wants to be told that a folder will do.
+                os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
+                logger.init_args.save_dir = str(folder / "mlruns")
             if kind in ("CSVLogger", "TensorBoardLogger"):
                 logger.init_args.name = logger.init_args.version = ""
 

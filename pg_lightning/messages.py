@@ -24,7 +24,7 @@ def condense(message: str) -> str:
     """
     options, reasons, given = list[str](), list[str](), ""
     for line in message.splitlines():
-        line = line.strip(" -")
+        line = line.strip().removeprefix("- ")
         if found := re.match(r'Parser key "([^"]+)":\s*', line):
             options.append(found[1])
             line = line[found.end() :]

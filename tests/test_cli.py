@@ -1,0 +1,162 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pg_lightning import Reinforce
+from pg_lightning.cli import main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+SMALL = [*QUIET, "--data.num_envs", "2", "--trainer.max_steps", "3"]
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run_of(folder, number=0, env_id="CartPole-v1"):
+    return folder / "runs" / env_id / f"version_{number}"
+
+
+def test_a_fit_leaves_everything_in_its_own_folder(folder, capsys):
+    main(["fit", *QUIET])
+    printed, run = capsys.readouterr(), run_of(folder)
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*")}
+    wanted = ["config.yaml", "metrics.csv", "summary.json", "learning_curve.png", "episodes.csv"]
+    assert names >= {*wanted, "checkpoints/last.ckpt", "checkpoints/best.ckpt"}
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["solved"] and summary["running_reward"] > summary["threshold"] == 475
+    assert (summary["env_id"], summary["seed"], summary["episodes"]) == ("CartPole-v1", 0, 64 * summary["updates"])
+    episodes = (run / "episodes.csv").read_text().splitlines()
+    lengths = [int(row.split(",")[3]) for row in episodes[1:]]
+    assert len(lengths) == summary["episodes"] and sum(lengths) == summary["env_steps"]
+    running_reward = 10.0
+    for length in lengths:
+        running_reward = 0.99 * running_reward + 0.01 * length
+    assert running_reward == pytest.approx(summary["running_reward"], rel=1e-12)
+    assert f"Solved after {summary['episodes']} episodes: the running reward {running_reward:.2f}" in printed.out
+    assert printed.err == ""
+    main(["fit", *SMALL])
+    assert (run_of(folder, 1) / "summary.json").exists()
+
+
+def test_the_saved_config_runs_the_same_again(folder):
+    main(["fit", *SMALL, "--model.gamma", "0.9", "--seed_everything", "7"])
+    main(["fit", "--config", str(run_of(folder) / "config.yaml")])
+    first, second = (torch.load(run_of(folder, n) / "checkpoints/last.ckpt")["state_dict"] for n in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert (
+        run_of(folder, 0).joinpath("config.yaml").read_text() == run_of(folder, 1).joinpath("config.yaml").read_text()
+    )
+
+
+def flat(config, prefix=""):
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        elif value not in (None, {}):
+            yield f"{prefix}{name}", value
+
+
+def printed_config(arguments, capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", *arguments, "--print_config"])
+    return dict(flat(yaml.safe_load(capsys.readouterr().out)))
+
+
+def test_cartpole_yaml_is_the_bare_run(capsys):
+    bare = printed_config([], capsys)
+    config = printed_config(["--config", str(CONFIGS / "cartpole.yaml")], capsys)
+    assert config.pop("data.episodes_per_update") == bare["data.num_envs"]
+    assert config == bare
+
+
+@pytest.mark.parametrize("name", [path.name for path in CONFIGS.glob("*.yaml")])
+def test_each_config_runs(name, folder):
+    main(["fit", "--config", str(CONFIGS / name), *QUIET, "--trainer.max_steps", "2"])
+    saved = yaml.safe_load((run_of(folder) / "config.yaml").read_text())
+    given = dict(flat(yaml.safe_load((CONFIGS / name).read_text()))) | {"trainer.max_steps": 2}
+    assert given.items() <= dict(flat(saved)).items()
+
+
+def test_the_article_prints_a_line_every_50_episodes(capsys):
+    main(["fit", "--config", str(CONFIGS / "article.yaml"), *QUIET, "--trainer.max_steps", "101"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("Episode")]
+    assert [int(line[1]) for line in lines] == [0, 50, 100]
+    rows = Path("runs/CartPole-v1/version_0/episodes.csv").read_text().splitlines()[1:]
+    lengths = [int(row.split(",")[3]) for row in rows]
+    running_reward = 10.0
+    for episode, length in enumerate(lengths):
+        running_reward = 0.99 * running_reward + 0.01 * (length - 1)
+        if episode % 50 == 0:
+            assert lines.pop(0)[4:] == [str(length), "average", "length", f"{running_reward:.2f}"]
+
+
+def test_help_names_every_option_with_its_unit(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert not ended.value.code
+    for option in ("env_id", "env_kwargs", "num_envs", "episodes_per_update", "backend", "eval_episodes"):
+        assert f"--data.{option}" in text
+    for option in (
+        "--model.gamma",
+        "--model.policy",
+        "--optimizer",
+        "--lr_scheduler",
+        "--stop.threshold",
+        "--ckpt_path",
+    ):
+        assert option in text
+    assert "discount factor per timestep" in text
+
+
+def test_a_policy_an_optimizer_and_a_scheduler_by_class_path(folder):
+    policy = ["--model.policy", "tests.envs.OwnPolicy", "--model.policy.units", "8"]
+    learning = [
+        "--optimizer",
+        "SGD",
+        "--optimizer.lr",
+        "0.1",
+        "--lr_scheduler",
+        "StepLR",
+        "--lr_scheduler.step_size",
+        "1",
+    ]
+    main(["fit", *SMALL, *policy, *learning])
+    path = run_of(folder) / "checkpoints/last.ckpt"
+    checkpoint = torch.load(path)
+    assert checkpoint["state_dict"]["policy.body.0.weight"].shape == (8, 4)
+    assert checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] == pytest.approx(0.1 * 0.1**3)
+    agent = Reinforce.load_from_checkpoint(path)
+    assert torch.equal(agent.policy.body[0].weight, checkpoint["state_dict"]["policy.body.0.weight"])
+
+
+def test_an_environment_from_a_module(folder):
+    main(["fit", *SMALL, "--data.env_id", "tests.envs:Counting-v0", "--data.env_kwargs", '{"lengths": [3, 7]}'])
+    summary = json.loads((run_of(folder, env_id="tests.envs_Counting-v0") / "summary.json").read_text())
+    assert (summary["episodes"], summary["env_steps"], summary["threshold"]) == (6, 18, None)
+
+
+def test_evaluation_prints_mean_std_and_count(folder, capsys):
+    main(["fit", *QUIET])
+    capsys.readouterr()
+    for command, count in (("test", 7), ("validate", 70)):
+        main([command, "--ckpt_path", "last", *QUIET, "--data.eval_episodes", str(count)])
+        table = capsys.readouterr().out
+        for way in ("sampled", "greedy"):
+            assert f"{way}_return_mean" in table and f"{way}_return_std" in table and f"{way}_episodes" in table
+        assert table.count(f" {count}.0 ") == 2
+    main(["predict", "--ckpt_path", "last", *QUIET, "--data.eval_episodes", "7"])
+    assert "7 greedy episodes, mean return" in capsys.readouterr().out
+    assert (run_of(folder) / "episodes.npz").exists()
+
+
+def test_a_fast_dev_run_leaves_nothing(folder):
+    main(["fit", *SMALL, "--trainer.fast_dev_run", "true"])
+    assert list(folder.iterdir()) == []
