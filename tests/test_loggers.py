@@ -76,7 +76,7 @@ def test_wandb_offline(monkeypatch):
     import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
-    wandb.finish()  # The command line leaves it to the end of its process.
+    wandb.teardown()  # The command line leaves it to the end of its process.
     names = set()
     for data in wandb_records(next(RUN.rglob("*.wandb")).read_bytes()):
         names |= {"".join([item.key, *item.nested_key]) for item in Record.FromString(data).history.item}
