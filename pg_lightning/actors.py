@@ -101,7 +101,7 @@ class TorchActor:
 
     def _sample(self, distribution: Distribution) -> tuple[np.ndarray, np.ndarray]:
         """Return actions and their log-probabilities; a Categorical is sampled here, by a cheaper way than torch's."""
-        if type(distribution) is not Categorical:
+        if type(distribution) is not Categorical or len(distribution.batch_shape) != 1:
             sample = distribution.mode if self.greedy else distribution.sample()
             return sample.cpu().numpy(), distribution.log_prob(sample).cpu().numpy()
         logits = distribution.logits.cpu().numpy()

@@ -10,13 +10,10 @@ from pg_lightning.actors import make_actor
 from pg_lightning.envs import Backend, env_spec, make_vector_env
 from pg_lightning.episodes import Batch, Episodes
 from pg_lightning.reinforce import Reinforce
-from pg_lightning.sampling import EpisodeSampler, check_quota
+from pg_lightning.sampling import EVALUATION_UPDATE, EpisodeSampler, check_quota
 
 UPDATES_PER_EPOCH = 1000
 """What Lightning calls an epoch. Only a length makes its fetcher take one batch at a time instead of running ahead."""
-
-EVALUATION_UPDATE = 2**24
-"""Evaluation episodes are seeded like those of this update, which no training reaches."""
 
 
 class EpisodeDataset(IterableDataset[Batch]):

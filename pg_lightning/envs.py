@@ -83,6 +83,8 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None) -> gym.Env:
         raise ValueError(f"env_id {env_id!r} with env_kwargs {env_kwargs or {}}: {error}") from error
     if not isinstance(env.observation_space, gym.spaces.Box):
         env = gym.wrappers.FlattenObservation(env)
+        box = gym.spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
+        env = gym.wrappers.TransformObservation(env, np.float32, box)
     actions = env.action_space
     if isinstance(actions, gym.spaces.Discrete) and actions.start != 0:
         env = gym.wrappers.TransformAction(env, partial(np.add, actions.start), gym.spaces.Discrete(actions.n))
@@ -108,17 +110,19 @@ def make_vector_env(
     if num_envs < 1:
         raise ValueError(f"num_envs must be at least 1, not {num_envs}")
     spec = env_spec(env_id)
+    env = make_env(env_id, env_kwargs)  # What cannot be made says so here, not in a worker's traceback.
     if backend == "auto" and num_envs == 1:
-        return SingleEnv(make_env(env_id, env_kwargs))
-    if backend == "auto":
-        backend = "native" if spec.vector_entry_point else "sync"
-    if backend == "native":
-        if spec.vector_entry_point is None:
-            raise ValueError(f"{env_id} has no vectorised implementation of its own: use --data.backend sync or async")
+        return SingleEnv(env)
+    env.close()
+    raw = env.unwrapped
+    as_it_is = (env.observation_space, env.action_space) == (raw.observation_space, raw.action_space)
+    has_native = spec.vector_entry_point is not None and as_it_is
+    if backend == "native" and not has_native:
+        raise ValueError(f"{env_id} has no vectorised implementation of its own: use --data.backend sync or async")
+    if backend == "native" or (backend == "auto" and has_native):
         return gym.make_vec(spec, num_envs, vectorization_mode="vector_entry_point", **(env_kwargs or {}))
     make: list[Callable[[], gym.Env]] = [partial(make_env, env_id, env_kwargs)] * num_envs
-    make[0]().close()  # An environment that cannot be made says so here, not in a worker's traceback.
-    return gym.vector.SyncVectorEnv(make, copy=False) if backend == "sync" else gym.vector.AsyncVectorEnv(make)
+    return gym.vector.AsyncVectorEnv(make) if backend == "async" else gym.vector.SyncVectorEnv(make, copy=False)
 
 
 def spaces(env_id: str, env_kwargs: dict[str, Any] | None = None) -> tuple[gym.Space, gym.Space]:

@@ -42,6 +42,11 @@ class Episodes:
         per_timestep = [self.observations, self.actions, self.log_probs, self.rewards, *self.masks]
         if len({len(rows) for rows in per_timestep}) != 1:
             raise ValueError(f"not one row per timestep each: {[tuple(rows.shape) for rows in per_timestep]}")
+        if self.rewards.ndim != 1 or self.log_probs.ndim != 1:
+            raise ValueError(
+                f"one number per timestep each: rewards {tuple(self.rewards.shape)}, "
+                f"log_probs {tuple(self.log_probs.shape)}"
+            )
         if self.lengths.shape != self.terminated.shape or self.lengths.shape != self.truncated.shape:
             raise ValueError(
                 f"not one entry per episode each: lengths {tuple(self.lengths.shape)}, "
@@ -49,6 +54,8 @@ class Episodes:
             )
         if int(self.lengths.sum()) != len(self.rewards):
             raise ValueError(f"lengths sum to {int(self.lengths.sum())}, but there are {len(self.rewards)} timesteps")
+        if not bool((self.lengths >= 1).all()):
+            raise ValueError(f"every episode must last at least 1 timestep; lengths are {self.lengths.tolist()}")
         if not bool((self.terminated | self.truncated).all()):
             raise ValueError("every episode must be complete: terminated or truncated")
 

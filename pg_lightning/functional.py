@@ -117,7 +117,8 @@ def standardize(values: Tensor, lengths: Tensor) -> Tensor:
     """
     _check_packed(values, lengths, "values")
     episode = episode_indices(lengths)
-    centered = values - (_sum_by(values, episode, len(lengths)) / lengths)[episode]
+    shifted = values - values[lengths.cumsum(0) - lengths][episode]  # Equal values are zeros, not rounding errors.
+    centered = shifted - (_sum_by(shifted, episode, len(lengths)) / lengths)[episode]
     variance = _sum_by(centered**2, episode, len(lengths)) / (lengths - 1).clamp(min=1)
     return centered / (variance.sqrt() + EPS)[episode]
 

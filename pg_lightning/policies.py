@@ -11,6 +11,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 from torch.distributions import Categorical, Distribution
+from torch.nn.modules.dropout import _DropoutNd
 
 PolicyFactory = Callable[[gym.Space, gym.Space], nn.Module]
 
@@ -32,6 +33,7 @@ class ConsistentDropout(nn.Module):
 
     mask: Tensor | None = None
     replayed: Tensor | None = None
+    spent = False
 
     def __init__(self, p: float = 0.5) -> None:
         super().__init__()
@@ -46,6 +48,11 @@ class ConsistentDropout(nn.Module):
         if self.replayed is None:
             self.mask = torch.rand_like(inputs) >= self.p
             return inputs * self.mask / (1 - self.p)
+        if self.spent:
+            raise ValueError(
+                "a dropout layer was called twice in one pass: give each call a ConsistentDropout of its own"
+            )
+        self.spent = True
         return inputs * self.replayed / (1 - self.p)
 
     def extra_repr(self) -> str:
@@ -59,17 +66,39 @@ def consistent_dropouts(policy: nn.Module) -> list[ConsistentDropout]:
 
 
 def with_consistent_dropout(policy: nn.Module) -> nn.Module:
-    """Replace every ``nn.Dropout`` in a policy by :class:`ConsistentDropout`, in place, and return the policy."""
-    if isinstance(policy, nn.Dropout):
-        return ConsistentDropout(policy.p)
-    for name, child in policy.named_children():
-        setattr(policy, name, with_consistent_dropout(child))
+    """Replace every ``nn.Dropout`` in a policy by :class:`ConsistentDropout`, in place, and return the policy.
+
+    Raises:
+        ValueError: the policy has another kind of dropout, which would draw new masks while learning.
+    """
+    replaced: dict[nn.Module, ConsistentDropout] = {}
+    for path, module in list(policy.named_modules(remove_duplicate=False)):
+        if isinstance(module, _DropoutNd):
+            if type(module) is not nn.Dropout:
+                raise ValueError(f"{module} draws new masks while learning: use nn.Dropout or ConsistentDropout")
+            layer = replaced.setdefault(module, ConsistentDropout(module.p))
+            if not path:
+                return layer
+            parent, _, name = path.rpartition(".")
+            setattr(policy.get_submodule(parent), name, layer)
     return policy
 
 
 @contextmanager
+def evaluating(policy: nn.Module) -> Iterator[None]:
+    """Within this context the policy is in eval mode; then each module is in the mode that it was in."""
+    modes = [(module, module.training) for module in policy.modules()]
+    policy.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
 def replay_masks(policy: nn.Module, masks: Sequence[Tensor]) -> Iterator[None]:
-    """Within this context the policy's dropout layers drop what they dropped while acting.
+    """For one forward pass the policy's dropout layers drop what they dropped while acting.
 
     Args:
         policy: with one :class:`ConsistentDropout` per mask.
@@ -82,7 +111,7 @@ def replay_masks(policy: nn.Module, masks: Sequence[Tensor]) -> Iterator[None]:
     if len(dropouts) != len(masks):
         raise ValueError(f"the policy has {len(dropouts)} dropout layers, but {len(masks)} masks were recorded")
     for dropout, mask in zip(dropouts, masks, strict=True):
-        dropout.replayed = mask
+        dropout.replayed, dropout.spent = mask, False
     try:
         yield
     finally:
@@ -122,14 +151,17 @@ class CategoricalMLP(nn.Sequential):
         if any(size < 1 for size in hidden_sizes):
             raise ValueError(f"hidden_sizes must be positive, not {list(hidden_sizes)}")
         inputs = gym.spaces.flatdim(observation_space)
-        layers: list[nn.Module] = [nn.Flatten()] if len(observation_space.shape) != 1 else []
+        layers: list[nn.Module] = []
         for size in hidden_sizes:
             layers += [nn.Linear(inputs, size, bias)]
             layers += [ConsistentDropout(dropout)] if dropout else []
             layers += [nn.ReLU()]
             inputs = size
         super().__init__(*layers, nn.Linear(inputs, int(action_space.n), bias))
+        self.observation_ndim = len(observation_space.shape)
 
     def forward(self, observations: Tensor) -> Distribution:
         """Map observations ``[T, *obs]`` to a Categorical over actions ``[T]``."""
-        return Categorical(logits=super().forward(observations.float()), validate_args=False)
+        batch = observations.shape[: observations.ndim - self.observation_ndim]
+        rows = observations.reshape(*batch, -1).float()
+        return Categorical(logits=super().forward(rows), validate_args=False)

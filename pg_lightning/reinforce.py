@@ -13,8 +13,8 @@ from pg_lightning.advantages import Advantage, TimestepBaseline
 from pg_lightning.envs import spaces
 from pg_lightning.episodes import Batch, Chunk, Episodes
 from pg_lightning.functional import policy_gradient_loss, summed_over_chunks
-from pg_lightning.policies import CategoricalMLP, PolicyFactory, replay_masks, with_consistent_dropout
-from pg_lightning.specs import build, describe
+from pg_lightning.policies import CategoricalMLP, PolicyFactory, evaluating, replay_masks, with_consistent_dropout
+from pg_lightning.specs import UNNAMED, build, describe
 
 default_optimizer = partial(torch.optim.Adam, lr=0.02)
 
@@ -55,11 +55,12 @@ class Reinforce(pl.LightningModule):
             raise ValueError(f"gamma must be from 0 to 1, not {gamma}")
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1 timestep, not {chunk_size}")
-        if policy is None:
-            raise ValueError("the checkpoint could not name its policy: load_from_checkpoint(path, policy=...)")
         self.save_hyperparameters()
         self.hparams.pop("_instantiator", None)  # LightningCLI's; the specs of the next line need no parser.
-        self.hparams.update({name: describe(value) for name, value in self.hparams.items()})
+        for name, value in self.hparams.items():
+            if value == UNNAMED:
+                raise ValueError(f"the checkpoint could not name its {name}: load_from_checkpoint(path, {name}=...)")
+            self.hparams[name] = describe(value)
         self.policy = with_consistent_dropout(build(policy)(*spaces(env_id, env_kwargs)))
         self.advantage = build(advantage, instance=True) or TimestepBaseline()
         self.gamma, self.chunk_size = gamma, chunk_size
@@ -168,8 +169,7 @@ class Reinforce(pl.LightningModule):
         Returns:
             The action ``[*act]``, ready for ``env.step``.
         """
-        training = self.policy.training
-        self.policy.eval()
-        distribution = self.policy(torch.as_tensor(observation, device=self.device)[None])
-        self.policy.train(training)
-        return (distribution.mode if greedy else distribution.sample())[0].cpu().numpy()
+        inputs = torch.as_tensor(observation, device=self.device)[None]
+        with evaluating(self.policy):
+            distribution = self.policy(inputs.float() if inputs.dtype == torch.float64 else inputs)
+        return (distribution.mode if greedy else distribution.sample())[0].cpu().numpy()[()]

@@ -8,6 +8,9 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from pg_lightning.actors import Actor
 from pg_lightning.episodes import Episodes
 
+EVALUATION_UPDATE = 2**24
+"""Evaluation episodes are seeded like those of this update, which no training reaches."""
+
 
 def check_quota(num_envs: int, episodes_per_update: int) -> None:
     """Refuse fewer than one environment, or fewer episodes than environments, with a ValueError."""
@@ -101,7 +104,8 @@ class EpisodeSampler:
     def _env_seed(self, update: int) -> int:
         """Seed of the first environment, environment i getting this plus i: no two of a run's ranges overlap."""
         first = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
-        return (first + (update * self.world_size + self.rank) * self.envs.num_envs) % 2**31
+        half, index = divmod(update, EVALUATION_UPDATE)  # Training has the lower half of all seeds.
+        return half * 2**30 + (first + (index * self.world_size + self.rank) * self.envs.num_envs) % 2**30
 
     def _pack(self, actor: Actor, steps: int, update: int) -> Episodes:
         """Take the timesteps that belong to the quotas out of the ``steps`` rows, one environment after the other."""

@@ -7,6 +7,9 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
+UNNAMED = {"class_path": "", "init_args": {}}
+"""The spec of what has no name or no plain arguments, such as a lambda."""
+
 _PLAIN = (str, int, float, bool, type(None))
 
 
@@ -22,27 +25,26 @@ def describe(value: Any) -> Any:
     """Turn a class, a function, a ``partial`` of one or an object of plain attributes into its spec.
 
     Returns:
-        Plain data as it is; ``None`` for what has no name or no plain arguments, such as a lambda.
+        Plain data as it is; :data:`UNNAMED` for what cannot be described.
 
     >>> from collections import Counter
     >>> describe(Counter)
     {'class_path': 'collections.Counter', 'init_args': {}}
     >>> describe(partial(Counter, a=1))
     {'class_path': 'collections.Counter', 'init_args': {'a': 1}}
-    >>> describe(lambda: 0) is None, describe(0.99)
+    >>> describe(lambda: 0) == UNNAMED, describe(0.99)
     (True, 0.99)
     """
     if _is_plain(value):
         return value
-    if isinstance(value, partial) and not value.args:
-        named, arguments = value.func, dict(value.keywords)
-    elif isinstance(value, type) or hasattr(value, "__qualname__"):
-        named, arguments = value, {}
-    else:
-        named, arguments = type(value), dict(vars(value))
+    named, arguments = value, {}
+    if isinstance(value, partial):
+        named, arguments = (None if value.args else value.func), dict(value.keywords)
+    elif not hasattr(value, "__qualname__"):
+        named, arguments = (type(value) if hasattr(value, "__dict__") else None), dict(getattr(value, "__dict__", {}))
     name = getattr(named, "__qualname__", "")
     if not name.isidentifier() or not _is_plain(arguments):
-        return None
+        return UNNAMED
     return {"class_path": f"{named.__module__}.{name}", "init_args": arguments}
 
 

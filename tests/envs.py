@@ -77,9 +77,9 @@ class Broken(gym.Env):
 
     def step(self, action):
         self.t += 1
-        observation = np.full(1, self.number if self.what == "observations" and self.t == 2 else self.t)
+        shown = self.number if self.what == "observations" and self.t == 2 else self.t
         reward = self.number if self.what == "rewards" and self.t == 3 else 1.0
-        return observation, reward, self.t == 5, False, {}
+        return np.full(1, shown, np.float64), reward, self.t == 5, False, {}
 
 
 class Endless(gym.Env):

@@ -1,0 +1,276 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pg_lightning.functional import (
+    episode_indices,
+    exponential_moving_average,
+    policy_gradient_loss,
+    returns_to_go,
+    standardize,
+    summed_over_chunks,
+    timestep_baseline,
+    timestep_indices,
+)
+from pg_lightning.metrics import RunningReward
+from tests import naive
+
+numbers = st.floats(-1e3, 1e3, width=32)
+packed = st.lists(st.lists(numbers, min_size=1, max_size=40), min_size=1, max_size=6)
+gammas = st.one_of(st.sampled_from([0.0, 1.0, 0.99]), st.floats(0, 1))
+
+
+def pack(episodes, dtype=torch.float64):
+    values = [value for episode in episodes for value in episode]
+    return torch.tensor(values, dtype=dtype), torch.tensor([len(episode) for episode in episodes])
+
+
+def test_five_rewards_of_one():
+    returns = returns_to_go(torch.ones(5), torch.tensor([5]), 0.99)
+    assert returns.tolist() == pytest.approx([4.90099501, 3.940399, 2.9701, 1.99, 1], abs=1e-12)
+
+
+@given(packed, gammas)
+def test_returns_are_those_of_a_backwards_loop(episodes, gamma):
+    returns = returns_to_go(*pack(episodes), gamma)
+    expected = []
+    for episode in episodes:
+        total, backwards = 0.0, []
+        for reward in reversed(episode):
+            total = reward + gamma * total
+            backwards.append(total)
+        expected += backwards[::-1]
+    assert returns.dtype == torch.float64
+    assert returns.tolist() == pytest.approx(expected, rel=1e-9, abs=1e-8)
+
+
+@given(packed, gammas)
+def test_returns_obey_bellman_and_stay_within_their_episode(episodes, gamma):
+    rewards, lengths = pack(episodes)
+    returns = returns_to_go(rewards, lengths, gamma)
+    ends = lengths.cumsum(0) - 1
+    following = torch.cat([returns[1:], torch.zeros(1)])
+    following[ends] = 0
+    torch.testing.assert_close(returns, rewards + gamma * following, rtol=1e-9, atol=1e-8)
+
+
+def test_returns_without_and_with_full_foresight():
+    rewards, lengths = torch.tensor([3.0, -1.0, 4.0, 1.0, 5.0]), torch.tensor([3, 2])
+    assert returns_to_go(rewards, lengths, 0).tolist() == [3, -1, 4, 1, 5]
+    assert returns_to_go(rewards, lengths, 1).tolist() == [6, 3, 4, 6, 5]
+
+
+def test_endless_ones_are_worth_the_geometric_series():
+    returns = returns_to_go(torch.ones(5000), torch.tensor([5000]), 0.99)
+    assert returns[0].item() == pytest.approx(1 / (1 - 0.99), rel=1e-12)
+    assert returns[4000].item() == pytest.approx((1 - 0.99**1000) / (1 - 0.99), rel=1e-12)
+
+
+def test_returns_leave_the_rewards_alone():
+    rewards = torch.arange(6, dtype=torch.float64)
+    returns_to_go(rewards, torch.tensor([6]), 0.5)
+    assert rewards.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("gamma", [-0.01, 1.01, math.nan, math.inf])
+def test_gamma_outside_of_its_range(gamma):
+    with pytest.raises(ValueError, match="gamma must be from 0 to 1"):
+        returns_to_go(torch.ones(2), torch.tensor([2]), gamma)
+
+
+@pytest.mark.parametrize("function", [lambda v, n: returns_to_go(v, n, 0.9), standardize, timestep_baseline])
+@pytest.mark.parametrize(
+    ("values", "lengths", "message"),
+    [
+        (torch.ones(3, 1), torch.tensor([3]), "one dimension each"),
+        (torch.ones(3), torch.tensor(3), "one dimension each"),
+        (torch.ones(3), torch.tensor([3, 0]), "at least 1"),
+        (torch.ones(3), torch.tensor([4, -1]), "at least 1"),
+        (torch.ones(3), torch.tensor([3.0]), "whole numbers"),
+        (torch.ones(0), torch.tensor([], dtype=torch.int64), "at least one of them"),
+        (torch.ones(3), torch.tensor([2]), "sum to 2 timesteps but .* has 3"),
+    ],
+)
+def test_values_and_lengths_that_do_not_fit(function, values, lengths, message):
+    with pytest.raises(ValueError, match=message):
+        function(values, lengths)
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=8))
+def test_indices_count_the_way_loops_do(lengths):
+    rows = [(i, t) for i, length in enumerate(lengths) for t in range(length)]
+    assert episode_indices(torch.tensor(lengths)).tolist() == [i for i, _ in rows]
+    assert timestep_indices(torch.tensor(lengths)).tolist() == [t for _, t in rows]
+
+
+def test_standardize_gives_each_episode_mean_zero_and_deviation_one():
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.tensor([2, 50, 7])
+    values = torch.randn(59, generator=generator, dtype=torch.float64) * 30 + 400
+    for episode in standardize(values, lengths).split(lengths.tolist()):
+        assert episode.mean().item() == pytest.approx(0, abs=1e-9)
+        assert episode.std().item() == pytest.approx(1, rel=1e-6)
+
+
+def test_standardize_is_the_articles_formula():
+    values = [4.90099501, 3.940399, 2.9701, 1.99, 1.0]
+    returns = naive.discounted([1.0] * 5, 0.99).double()
+    expected = (returns - returns.mean()) / (returns.std() + torch.finfo(torch.float32).eps)
+    result = standardize(torch.tensor(values), torch.tensor([5]))
+    assert result.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
+    assert result.dtype == torch.float32
+
+
+@given(st.floats(-1e6, 1e6), st.integers(1, 30), st.sampled_from([torch.float32, torch.float64]))
+def test_standardize_makes_zeros_of_what_does_not_vary(value, length, dtype):
+    result = standardize(torch.full((length,), value, dtype=dtype), torch.tensor([length]))
+    assert result.abs().max().item() < 1e-3
+
+
+def test_standardize_of_a_single_timestep_is_zero():
+    assert standardize(torch.tensor([7.0, 1.0, 3.0, -2e30]), torch.tensor([1, 2, 1])).tolist() == pytest.approx(
+        [0, -(0.5**0.5), 0.5**0.5, 0]
+    )
+
+
+@given(packed)
+def test_timestep_baseline_is_the_mean_over_who_still_runs(episodes):
+    expected = []
+    for episode in episodes:
+        for t in range(len(episode)):
+            running = [other[t] for other in episodes if len(other) > t]
+            expected.append(sum(running) / len(running))
+    assert timestep_baseline(*pack(episodes)).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-8)
+
+
+def test_loss_sums_timesteps_and_averages_episodes():
+    log_probs, advantages = torch.tensor([-1.0, -2.0, -3.0]), torch.tensor([0.5, -1.0, 4.0])
+    assert policy_gradient_loss(log_probs, advantages, 1).item() == 10.5
+    assert policy_gradient_loss(log_probs, advantages, 4).item() == 10.5 / 4
+
+
+def test_gradient_of_the_loss_is_the_weighted_score():
+    logits = torch.tensor([[0.3, -0.2], [1.0, 0.5]], requires_grad=True)
+    log_probs = torch.log_softmax(logits, -1)[[0, 1], [0, 1]]
+    policy_gradient_loss(log_probs, torch.tensor([2.0, -3.0]), 2).backward()
+    probs = torch.softmax(logits.detach(), -1)
+    score = torch.eye(2) - probs  # d log pi(a_t) / d logits_t, of the actions 0 and 1
+    torch.testing.assert_close(logits.grad, -score * torch.tensor([[2.0], [-3.0]]) / 2)
+
+
+@pytest.mark.parametrize("shapes", [((3,), (3, 1)), ((3, 1), (3,)), ((3, 1), (3, 1)), ((3,), (1,)), ((), ())])
+def test_loss_refuses_to_broadcast(shapes):
+    with pytest.raises(ValueError, match=r"must both be \[T\]"):
+        policy_gradient_loss(torch.ones(shapes[0]), torch.ones(shapes[1]), 1)
+
+
+@pytest.mark.parametrize("size", [1, 3, 10, 11, 100])
+@pytest.mark.parametrize("scale", [1.0, -2.5])
+def test_chunks_add_up_to_the_whole(size, scale):
+    torch.manual_seed(0)
+    net, unused = torch.nn.Linear(4, 1, dtype=torch.float64), torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
+    inputs = torch.randn(11, 4, dtype=torch.float64)
+    parameters = [*net.parameters(), unused]
+
+    def loss(rows):
+        return net(rows).tanh().square().sum()
+
+    (scale * loss(inputs)).backward()
+    expected = [net.weight.grad.clone(), net.bias.grad.clone(), torch.zeros(2, dtype=torch.float64)]
+    net.zero_grad()
+    total = summed_over_chunks(loss, inputs.split(size), parameters)
+    (scale * total).backward()
+    assert total.item() == pytest.approx(loss(inputs).item(), rel=1e-6)
+    for parameter, gradient in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_a_chunks_graph_is_let_go_before_the_next():
+    weight, held = torch.ones((), requires_grad=True), []
+
+    class Watch(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, value):
+            held.append(1)
+            return value * 1
+
+        @staticmethod
+        def backward(ctx, gradient):
+            held.pop()
+            return gradient
+
+    def loss(chunk):
+        assert not held
+        return Watch.apply(weight) * chunk
+
+    summed_over_chunks(loss, [1.0, 2.0, 3.0], [weight]).backward()
+    assert weight.grad.item() == 6
+
+
+@given(st.floats(-100, 100), st.lists(numbers, min_size=1, max_size=30), st.floats(0, 0.999))
+def test_moving_average_is_the_recursion_and_its_closed_form(initial, values, decay):
+    start = torch.tensor(initial, dtype=torch.float64)
+    averages = exponential_moving_average(start, torch.tensor(values), decay)
+    n = len(values)
+    closed = decay**n * initial + (1 - decay) * sum(decay ** (n - 1 - i) * value for i, value in enumerate(values))
+    assert averages[-1].item() == pytest.approx(closed, rel=1e-7, abs=1e-6)
+    before = torch.cat([start[None], averages[:-1]])
+    torch.testing.assert_close(averages, decay * before + (1 - decay) * torch.tensor(values).double())
+
+
+def test_the_articles_running_reward():
+    metric = RunningReward()
+    metric.update(torch.tensor([20.0]))
+    metric.update(torch.tensor([30.0]))
+    assert metric.compute().item() == pytest.approx(0.99 * (0.99 * 10 + 0.01 * 20) + 0.01 * 30, rel=1e-12)
+
+
+@given(st.lists(numbers, min_size=2, max_size=30), st.data())
+def test_running_reward_does_not_see_where_updates_are_cut(values, data):
+    cut = data.draw(st.integers(1, len(values) - 1))
+    whole, parts = RunningReward(), RunningReward()
+    whole.update(torch.tensor(values))
+    parts.update(torch.tensor(values[:cut]))
+    parts.update(torch.tensor(values[cut:]))
+    assert parts.compute().item() == whole.compute().item()
+    assert parts.episodes.item() == whole.episodes.item() == len(values)
+
+
+def test_running_reward_weighs_the_last_episode_most():
+    rising, falling = RunningReward(decay=0.5, initial=0), RunningReward(decay=0.5, initial=0)
+    rising.update(torch.tensor([1.0, 2.0]))
+    falling.update(torch.tensor([2.0, 1.0]))
+    assert (rising.compute().item(), falling.compute().item()) == (1.25, 1.0)
+
+
+def test_running_reward_goes_through_a_state_dict():
+    metric, other = RunningReward(), RunningReward()
+    metric.update(torch.tensor([3.0, 1.0]))
+    other.load_state_dict(metric.state_dict())
+    for each in (metric, other):
+        each.update(torch.tensor([7.0]))
+    assert (other.compute().item(), other.episodes.item()) == (metric.compute().item(), 3)
+
+
+def test_running_reward_shows_what_it_loaded_even_if_it_was_asked_before():
+    metric, other = RunningReward(), RunningReward()
+    metric.update(torch.tensor([3.0]))
+    other.update(torch.tensor([30.0]))
+    assert other.compute().item() == pytest.approx(10.2)
+    other.load_state_dict(metric.state_dict())
+    assert other.compute().item() == pytest.approx(9.93)
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1, math.nan])
+def test_running_reward_refuses_a_decay(decay):
+    with pytest.raises(ValueError, match="decay must be at least 0 and below 1"):
+        RunningReward(decay=decay)
+
+
+@pytest.mark.parametrize("values", [torch.ones(0), torch.ones(2, 1), torch.tensor(1.0)])
+def test_running_reward_refuses_what_is_not_one_value_per_episode(values):
+    with pytest.raises(ValueError, match="one per episode"):
+        RunningReward().update(values)
