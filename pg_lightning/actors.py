@@ -4,7 +4,7 @@ An actor serves one update at a time: :meth:`Actor.begin`, one :meth:`Actor.act`
 :meth:`Actor.record`. The right one is picked by :func:`make_actor`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -95,7 +95,8 @@ class TorchActor:
         self.log_probs.append(log_probs)
         if self.policy.training:
             for masks, dropout in zip(self.masks, self.dropouts, strict=True):
-                assert dropout.mask is not None
+                if dropout.mask is None:
+                    raise ValueError(f"the policy did not call its {dropout}, so its masks cannot be recorded")
                 masks.append(dropout.mask.cpu().numpy())
         return actions
 
@@ -125,6 +126,7 @@ class _Layer:
     bias: np.ndarray | None
     outputs: np.ndarray  # [N, outputs], written anew at each step
     dropout: ConsistentDropout | None = None
+    scale: np.ndarray = field(default_factory=lambda: np.empty(0))  # [NOISE_STEPS, N, outputs]: 0, or 1 / (1 - p)
 
 
 class NumpyActor:
@@ -169,22 +171,23 @@ class NumpyActor:
             shape = NOISE_STEPS, *layer.outputs.shape
             bits = self.rng.bit_generator.random_raw(-(-np.prod(shape) // 4)).view(np.uint16)[: np.prod(shape)]
             masks.append((bits >= round(layer.dropout.p * 65536)).reshape(shape))
+            layer.scale = masks[-1] * np.float32(1 / (1 - layer.dropout.p))
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Sample an action for each environment: ``[N, *obs]`` -> ``[N]``."""
         if self.steps == self.block_end:
             self._draw_block()
         step, self.steps = self.steps - self.block_start, self.steps + 1
-        values = observations.reshape(self.num_envs, -1).astype(np.float32, copy=False)
-        masks = iter(self.masks)
+        values = observations
+        if values.ndim != 2 or values.dtype != np.float32:
+            values = values.reshape(self.num_envs, -1).astype(np.float32)
         for layer in self.layers[:-1]:
             values = np.dot(values, layer.weight, out=layer.outputs)
             if layer.bias is not None:
                 values += layer.bias
             np.maximum(values, _ZERO, out=values)
             if layer.dropout is not None:
-                values *= next(masks)[-1][step]
-                values *= np.float32(1 / (1 - layer.dropout.p))
+                values *= layer.scale[step]
         logits = np.dot(values, self.layers[-1].weight, out=self.logits[-1][step])
         if self.layers[-1].bias is not None:
             logits += self.layers[-1].bias

@@ -30,6 +30,7 @@ class SingleEnv(VectorEnv):
         self.observation_space = gym.vector.utils.batch_space(env.observation_space, 1)
         self.action_space = gym.vector.utils.batch_space(env.action_space, 1)
         self._flags = np.array([[False], [True]])
+        self._scalar = isinstance(env.action_space, gym.spaces.Discrete)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         """Start a new episode; return its first observation ``[1, *obs]``."""
@@ -38,7 +39,8 @@ class SingleEnv(VectorEnv):
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, Any, np.ndarray, np.ndarray, dict]:
         """Take action ``[1, *act]``; everything that comes back has a leading dimension of 1."""
-        observation, reward, terminated, truncated, info = self.env.step(actions[0])
+        action = actions[0].item() if self._scalar else actions[0]  # Gymnasium checks an int faster than an array's.
+        observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated or truncated:
             observation, _ = self.env.reset()
         return np.asarray(observation)[None], reward, self._flags[int(terminated)], self._flags[int(truncated)], info
@@ -67,7 +69,7 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None) -> gym.Env:
     """Make one environment, brought into the form that policies are written for.
 
     Observations are a Box: those of other spaces are flattened, a Discrete one becoming one-hot. Discrete actions
-    count from 0.
+    count from 0; Box actions are clipped to their bounds.
 
     Args:
         env_id: a Gymnasium id, or ``module:Env-v0``.
@@ -86,6 +88,8 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None) -> gym.Env:
         box = gym.spaces.Box(-np.inf, np.inf, env.observation_space.shape, np.float32)
         env = gym.wrappers.TransformObservation(env, np.float32, box)
     actions = env.action_space
+    if isinstance(actions, gym.spaces.Box):  # A policy scores what it sampled; the environment gets what it accepts.
+        env = gym.wrappers.TransformAction(env, partial(np.clip, a_min=actions.low, a_max=actions.high), actions)
     if isinstance(actions, gym.spaces.Discrete) and actions.start != 0:
         env = gym.wrappers.TransformAction(env, partial(np.add, actions.start), gym.spaces.Discrete(actions.n))
     return env
@@ -114,8 +118,10 @@ def make_vector_env(
     if backend == "auto" and num_envs == 1:
         return SingleEnv(env)
     env.close()
-    raw = env.unwrapped
-    as_it_is = (env.observation_space, env.action_space) == (raw.observation_space, raw.action_space)
+    observations, actions = env.unwrapped.observation_space, env.unwrapped.action_space
+    as_it_is = (
+        isinstance(observations, gym.spaces.Box) and isinstance(actions, gym.spaces.Discrete) and not actions.start
+    )
     has_native = spec.vector_entry_point is not None and as_it_is
     if backend == "native" and not has_native:
         raise ValueError(f"{env_id} has no vectorised implementation of its own: use --data.backend sync or async")

@@ -98,7 +98,7 @@ def summarize(trainer: pl.Trainer, agent: Reinforce) -> dict[str, Any]:
         "seed": getattr(trainer.datamodule, "seed", None),  # type: ignore[attr-defined]
         "solved": stop is not None and stop.solved,
         "threshold": stop and stop.threshold,
-        "running_reward": stop and stop.running_reward.compute().item(),
+        "running_reward": stop and stop.running_reward.value.item(),
         "episodes": int(agent.num_episodes),
         "env_steps": int(agent.num_env_steps),
         "updates": trainer.global_step,

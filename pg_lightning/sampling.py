@@ -86,19 +86,22 @@ class EpisodeSampler:
         envs, owed, step = self.envs, self.quotas.copy(), 0
         observations, _ = envs.reset(seed=self._env_seed(update))
         actor.begin(envs.num_envs, np.random.default_rng([self.seed, self.rank, update]))
-        while owed.any():
-            if step == len(self._rewards):
-                self._grow()
-            self._observations[step] = observations
-            self._actions[step] = actions = actor.act(self._observations[step])
-            observations, self._rewards[step], terminated, truncated, _ = envs.step(actions)
-            self._terminated[step], self._truncated[step] = terminated, truncated
-            ended = terminated | truncated
-            if ended.any():
-                owed -= ended & (owed > 0)
-                if self.autoreset == AutoresetMode.DISABLED:
-                    observations, _ = envs.reset(options={"reset_mask": ended})
-            step += 1
+        unfinished = True
+        with np.errstate(invalid="ignore", over="ignore"):  # What is not finite is refused below, by name.
+            while unfinished:
+                if step == len(self._rewards):
+                    self._grow()
+                self._observations[step] = observations
+                self._actions[step] = actions = actor.act(self._observations[step])
+                observations, self._rewards[step], terminated, truncated, _ = envs.step(actions)
+                self._terminated[step], self._truncated[step] = terminated, truncated
+                ended = terminated | truncated
+                if np.count_nonzero(ended):  # On few numbers a tenth of what ended.any() takes.
+                    owed -= ended & (owed > 0)
+                    unfinished = bool(owed.any())
+                    if self.autoreset == AutoresetMode.DISABLED:
+                        observations, _ = envs.reset(options={"reset_mask": ended})
+                step += 1
         return self._pack(actor, step, update)
 
     def _env_seed(self, update: int) -> int:
@@ -140,9 +143,9 @@ class EpisodeSampler:
             finite = np.isfinite(getattr(episodes, name).numpy())
             if not finite.all():
                 first = int(np.argwhere(~finite)[0, 0])
+                when = f"update {update}" if update < EVALUATION_UPDATE else "evaluation"
                 raise ValueError(
-                    f"update {update}: environment {env[first]} emitted {name} that are not finite, "
-                    f"at step {row[first]}"
+                    f"{when}: environment {env[first]} emitted {name} that are not finite, at step {row[first]}"
                 )
         return episodes
 

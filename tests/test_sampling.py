@@ -233,6 +233,7 @@ def test_what_comes_after_the_quota_does_not_matter():
     long.observation_space, long._observation = Broken.observation_space, lambda: np.zeros(1)
     episodes = EpisodeSampler(SyncVectorEnv([FiniteOnce, lambda: long]), 2).sample(Alternating(), 0)
     assert episodes.lengths.tolist() == [5, 20]
+    assert episodes.observations.dtype == torch.float32  # As a policy's weights are, though the space has float64.
 
 
 @pytest.mark.parametrize(
