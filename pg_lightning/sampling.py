@@ -114,10 +114,8 @@ class EpisodeSampler:
         """Take the timesteps that belong to the quotas out of the ``steps`` rows, one environment after the other."""
         terminated, truncated = self._terminated[:steps], self._truncated[:steps]
         ended = terminated | truncated
-        episode: np.ndarray = (
-            np.cumsum(ended, axis=0) - ended
-        )  # Index of the episode, within its environment, of each row.
-        wanted = episode < self.quotas
+        ended_before: np.ndarray = np.cumsum(ended, axis=0) - ended
+        wanted = ended_before < self.quotas
         if self.autoreset == AutoresetMode.NEXT_STEP:
             wanted[1:] &= ~ended[:-1]  # The step after an episode's last only resets; its action is ignored.
         env, row = np.nonzero(wanted.T)

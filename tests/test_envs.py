@@ -50,11 +50,16 @@ def test_actions_count_from_zero_and_reach_the_environment_from_its_start(num_en
     assert episodes.observations.shape == (30, 2, 3)
 
 
-def test_box_observations_and_actions_are_left_alone():
-    env = make_env("Pendulum-v1")
-    assert spaces("Pendulum-v1") == (env.observation_space, env.action_space)
-    assert isinstance(env.action_space, gym.spaces.Box)
-    assert not isinstance(env, (gym.wrappers.FlattenObservation, gym.wrappers.TransformAction))
+def test_box_spaces_stay_and_actions_are_clipped_to_them():
+    raw, env = gym.make("Pendulum-v1"), make_env("Pendulum-v1")
+    assert (
+        spaces("Pendulum-v1") == (raw.observation_space, raw.action_space) == (env.observation_space, env.action_space)
+    )
+    raw.reset(seed=0), env.reset(seed=0)
+    for action, bound in ((0.5, 0.5), (-7.0, -2.0), (9.0, 2.0)):
+        left, right = env.step(np.full(1, action, np.float32)), raw.step(np.full(1, bound, np.float32))
+        np.testing.assert_array_equal(left[0], right[0])
+        assert left[1:] == right[1:]
 
 
 @pytest.mark.parametrize("backend", ["auto", "native"])
