@@ -4,8 +4,9 @@ An actor serves one update at a time: :meth:`Actor.begin`, one :meth:`Actor.act`
 :meth:`Actor.record`. The right one is picked by :func:`make_actor`.
 """
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -61,6 +62,17 @@ def gumbel_noise(rng: np.random.Generator, shape: tuple[int, ...], greedy: bool)
     return -np.log(np.maximum(exponential, np.finfo(np.float32).tiny))
 
 
+@contextmanager
+def unvalidated() -> Iterator[None]:
+    """Within this context distributions do not check their arguments, which takes longer than to act."""
+    validate = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(validate)
+
+
 class TorchActor:
     """Any policy acts through its own ``forward``, in inference mode, on the device where its parameters are.
 
@@ -85,7 +97,8 @@ class TorchActor:
     @torch.inference_mode()
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Sample an action for each environment: ``[N, *obs]`` -> ``[N, *act]``."""
-        distribution = self.policy(torch.from_numpy(observations).to(self.device))
+        with unvalidated():
+            distribution = self.policy(torch.from_numpy(observations).to(self.device))
         actions, log_probs = self._sample(distribution)
         if log_probs.shape != (self.num_envs,):
             raise ValueError(
@@ -118,15 +131,13 @@ class TorchActor:
         return np.stack(self.log_probs), [np.stack(masks) for masks in self.masks if masks]
 
 
-@dataclass
-class _Layer:
-    """A linear layer on the parameters' own memory, and what follows it."""
+class _Layer(NamedTuple):
+    """A linear layer on the parameters' own memory, and what follows it, for a block of steps."""
 
     weight: np.ndarray  # [inputs, outputs], a view
     bias: np.ndarray | None
     outputs: np.ndarray  # [N, outputs], written anew at each step
-    dropout: ConsistentDropout | None = None
-    scale: np.ndarray = field(default_factory=lambda: np.empty(0))  # [NOISE_STEPS, N, outputs]: 0, or 1 / (1 - p)
+    scale: np.ndarray | None = None  # [NOISE_STEPS, N, outputs]: 0 for a dropped unit, else 1 / (1 - p)
 
 
 class NumpyActor:
@@ -146,32 +157,33 @@ class NumpyActor:
     def begin(self, num_envs: int, rng: np.random.Generator) -> None:
         """Start an update: read the policy as it is now, and draw all noise from ``rng``."""
         self.rng, self.num_envs = rng, num_envs
-        self.layers: list[_Layer] = []
+        layers, dropouts = list[_Layer](), dict[int, float]()
         for module in self.policy:
             if isinstance(module, nn.Linear):
                 weight = module.weight.detach().cpu().numpy().T
                 bias = None if module.bias is None else module.bias.detach().cpu().numpy()
-                self.layers.append(_Layer(weight, bias, np.empty((num_envs, weight.shape[1]), np.float32)))
+                layers.append(_Layer(weight, bias, np.empty((num_envs, weight.shape[1]), np.float32)))
             elif isinstance(module, ConsistentDropout) and module.training:
-                self.layers[-1].dropout = module
-        self.dropouts = [layer for layer in self.layers if layer.dropout is not None]
-        self.steps = self.block_end = 0
+                dropouts[len(layers) - 1] = module.p
+        *self.hidden, self.last = layers
+        self.dropouts = dropouts
+        self.steps = self.block_start = self.block_end = 0
         self.noise: list[np.ndarray] = []
         self.logits: list[np.ndarray] = []
-        self.masks: list[list[np.ndarray]] = [[] for _ in self.dropouts]
+        self.masks: list[list[np.ndarray]] = [[] for _ in dropouts]
 
     def _draw_block(self) -> None:
         """Draw the noise and the masks of the next steps."""
         self.block_start, self.block_end = self.block_end, self.block_end + NOISE_STEPS
-        shape = NOISE_STEPS, *self.layers[-1].outputs.shape
+        shape = NOISE_STEPS, *self.last.outputs.shape
         self.noise.append(gumbel_noise(self.rng, shape, self.greedy))
         self.logits.append(np.empty(shape, np.float32))
-        for masks, layer in zip(self.masks, self.dropouts, strict=True):
-            assert layer.dropout is not None
-            shape = NOISE_STEPS, *layer.outputs.shape
-            bits = self.rng.bit_generator.random_raw(-(-np.prod(shape) // 4)).view(np.uint16)[: np.prod(shape)]
-            masks.append((bits >= round(layer.dropout.p * 65536)).reshape(shape))
-            layer.scale = masks[-1] * np.float32(1 / (1 - layer.dropout.p))
+        for masks, (place, p) in zip(self.masks, self.dropouts.items(), strict=True):
+            shape = NOISE_STEPS, *self.hidden[place].outputs.shape
+            size = int(np.prod(shape))
+            bits = self.rng.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
+            masks.append((bits >= round(p * 65536)).reshape(shape))
+            self.hidden[place] = self.hidden[place]._replace(scale=masks[-1] * np.float32(1 / (1 - p)))
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Sample an action for each environment: ``[N, *obs]`` -> ``[N]``."""
@@ -181,16 +193,16 @@ class NumpyActor:
         values = observations
         if values.ndim != 2 or values.dtype != np.float32:
             values = values.reshape(self.num_envs, -1).astype(np.float32)
-        for layer in self.layers[:-1]:
-            values = np.dot(values, layer.weight, out=layer.outputs)
-            if layer.bias is not None:
-                values += layer.bias
+        for weight, bias, outputs, scale in self.hidden:
+            values = np.dot(values, weight, out=outputs)
+            if bias is not None:
+                values += bias
             np.maximum(values, _ZERO, out=values)
-            if layer.dropout is not None:
-                values *= layer.scale[step]
-        logits = np.dot(values, self.layers[-1].weight, out=self.logits[-1][step])
-        if self.layers[-1].bias is not None:
-            logits += self.layers[-1].bias
+            if scale is not None:
+                values *= scale[step]
+        logits = np.dot(values, self.last.weight, out=self.logits[-1][step])
+        if self.last.bias is not None:
+            logits += self.last.bias
         return (logits + self.noise[-1][step]).argmax(1)
 
     def record(self, actions: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -12,38 +12,32 @@ Backend = Literal["auto", "native", "sync", "async"]
 
 
 class SingleEnv(VectorEnv):
-    """One ordinary environment behind the vector interface, without what batching costs.
-
-    It resets in the step that ends an episode (same-step autoreset).
+    """One ordinary environment behind the vector interface. It resets in the step that ends an episode.
 
     Args:
-        env: the environment to step.
+        env: the environment; who knows that there is only one may step it itself.
     """
 
     num_envs = 1
 
     def __init__(self, env: gym.Env) -> None:
-        self.env = env
-        self.spec, self.render_mode = env.spec, env.render_mode
+        self.env, self.spec, self.render_mode = env, env.spec, env.render_mode
         self.metadata = {**env.metadata, "autoreset_mode": AutoresetMode.SAME_STEP}
         self.single_observation_space, self.single_action_space = env.observation_space, env.action_space
         self.observation_space = gym.vector.utils.batch_space(env.observation_space, 1)
         self.action_space = gym.vector.utils.batch_space(env.action_space, 1)
-        self._flags = np.array([[False], [True]])
-        self._scalar = isinstance(env.action_space, gym.spaces.Discrete)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         """Start a new episode; return its first observation ``[1, *obs]``."""
         observation, info = self.env.reset(seed=seed, options=options)
         return np.asarray(observation)[None], info
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, Any, np.ndarray, np.ndarray, dict]:
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
         """Take action ``[1, *act]``; everything that comes back has a leading dimension of 1."""
-        action = actions[0].item() if self._scalar else actions[0]  # Gymnasium checks an int faster than an array's.
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        observation, reward, terminated, truncated, info = self.env.step(actions[0])
         if terminated or truncated:
             observation, _ = self.env.reset()
-        return np.asarray(observation)[None], reward, self._flags[int(terminated)], self._flags[int(truncated)], info
+        return np.asarray(observation)[None], np.array([reward]), np.array([terminated]), np.array([truncated]), info
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the environment."""

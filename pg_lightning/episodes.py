@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -68,7 +69,7 @@ class Episodes:
         """Timesteps of all episodes together, T: the environment steps that were taken."""
         return len(self.rewards)
 
-    @property
+    @cached_property
     def returns(self) -> Tensor:
         """Undiscounted sum of each episode's rewards ``[E]``, float64."""
         return torch.segment_reduce(self.rewards.double(), "sum", lengths=self.lengths)
@@ -87,6 +88,8 @@ class Episodes:
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move every tensor, as ``torch.Tensor.to`` does; Lightning calls it to bring a batch to its device."""
+        if args == (self.rewards.device,):
+            return self
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         moved = {name: value.to(*args, **kwargs) for name, value in values.items() if isinstance(value, Tensor)}
         masks = tuple(mask.to(*args, **kwargs) for mask in self.masks)

@@ -189,50 +189,52 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, num_episodes: in
     return -(log_probs * advantages).sum() / num_episodes
 
 
-def summed_over_chunks(loss: Callable[[Any], Tensor], chunks: Iterable[Any], parameters: Sequence[Tensor]) -> Tensor:
-    """Add up ``loss(chunk)`` over all chunks while holding the graph of one chunk at a time.
+def summed_over_chunks(
+    gradient: Callable[[Any], tuple[Tensor, Sequence[Tensor | None]]],
+    chunks: Iterable[Any],
+    parameters: Sequence[Tensor],
+) -> Tensor:
+    """Add up the loss and the gradient of all chunks, one chunk at a time.
 
-    Each chunk is differentiated as soon as its loss is known and its graph is let go; the sum that comes back carries
-    the sum of those gradients, so one ordinary ``backward()`` (Lightning's, with clipping, scaling and DDP) yields
-    what the loss of everything at once would have yielded.
+    The sum that comes back carries the summed gradient, so one ordinary ``backward()`` (Lightning's, with clipping,
+    scaling and DDP) yields what the loss of everything at once would have yielded, in the memory of one chunk.
 
     Args:
-        loss: maps a chunk to its share of the loss, a scalar ``[]``.
+        gradient: maps a chunk to its share of the loss ``[]`` and the gradient of that for each parameter, ``None``
+            where it does not depend on it.
         chunks: what to call it with, one after the other.
-        parameters: the tensors to differentiate with respect to.
+        parameters: the tensors that the gradients belong to.
 
     Returns:
         The sum, a scalar ``[]`` with a gradient to every parameter.
 
     >>> weight = torch.tensor(3.0, requires_grad=True)
-    >>> total = summed_over_chunks(lambda x: (weight * x) ** 2, [1.0, 2.0], [weight])
+    >>> total = summed_over_chunks(lambda x: (torch.tensor(9 * x**2), [torch.tensor(6 * x**2)]), [1, 2], [weight])
     >>> total.backward(); total.item(), weight.grad.item()
     (45.0, 30.0)
     """
-    return _SummedOverChunks.apply(loss, chunks, *parameters)
+    return _SummedOverChunks.apply(gradient, chunks, *parameters)
 
 
 class _SummedOverChunks(torch.autograd.Function):
     """See :func:`summed_over_chunks`."""
 
     @staticmethod
-    def forward(ctx: Any, loss: Callable[[Any], Tensor], chunks: Iterable[Any], *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Callable[[Any], Any], chunks: Iterable[Any], *parameters: Tensor) -> Tensor:
         total = torch.zeros((), device=parameters[0].device)
-        gradients = [torch.zeros_like(parameter) for parameter in parameters]
+        sums = [torch.zeros_like(parameter) for parameter in parameters]
         for chunk in chunks:
-            with torch.enable_grad():
-                part = loss(chunk)
-                parts = torch.autograd.grad(part, parameters, allow_unused=True)
-            total += part.detach()
-            for gradient, addend in zip(gradients, parts, strict=True):
+            part, parts = gradient(chunk)
+            total += part
+            for whole, addend in zip(sums, parts, strict=True):
                 if addend is not None:
-                    gradient += addend
-        ctx.save_for_backward(*gradients)
+                    whole += addend
+        ctx.save_for_backward(*sums)
         return total
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
-        return None, None, *(outer[0] * gradient for gradient in ctx.saved_tensors)
+        return None, None, *(outer[0] * whole for whole in ctx.saved_tensors)
 
 
 def exponential_moving_average(initial: Tensor, values: Tensor, decay: float) -> Tensor:

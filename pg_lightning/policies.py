@@ -162,6 +162,9 @@ class CategoricalMLP(nn.Sequential):
 
     def forward(self, observations: Tensor) -> Distribution:
         """Map observations ``[T, *obs]`` to a Categorical over actions ``[T]``."""
+        return Categorical(logits=super().forward(self.flatten(observations)), validate_args=False)
+
+    def flatten(self, observations: Tensor) -> Tensor:
+        """Turn observations ``[T, *obs]`` into what the first layer reads, ``[T, inputs]``."""
         batch = observations.shape[: observations.ndim - self.observation_ndim]
-        rows = observations.reshape(*batch, -1).float()
-        return Categorical(logits=super().forward(rows), validate_args=False)
+        return observations.reshape(*batch, -1).float()

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from pg_lightning.advantages import Advantage, TimestepBaseline
 from pg_lightning.envs import spaces
-from pg_lightning.episodes import Batch, Chunk, Episodes
-from pg_lightning.functional import policy_gradient_loss, summed_over_chunks
-from pg_lightning.policies import CategoricalMLP, PolicyFactory, evaluating, replay_masks, with_consistent_dropout
+from pg_lightning.episodes import Batch, Episodes
+from pg_lightning.functional import summed_over_chunks
+from pg_lightning.learners import learning_parameters, make_gradient
+from pg_lightning.policies import CategoricalMLP, PolicyFactory, evaluating, with_consistent_dropout
 from pg_lightning.specs import UNNAMED, build, describe
 
 default_optimizer = partial(torch.optim.Adam, lr=0.02)
@@ -48,7 +49,7 @@ class Reinforce(pl.LightningModule):
         gamma: float = 0.99,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
-        chunk_size: int = 8192,
+        chunk_size: int = 2048,
     ) -> None:
         super().__init__()
         if not 0 <= gamma <= 1:
@@ -97,8 +98,8 @@ class Reinforce(pl.LightningModule):
         episodes = batch.episodes
         if episodes.update != self.global_step:
             raise RuntimeError(f"episodes of update {episodes.update} came when update {self.global_step} was due")
-        parameters = [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
-        loss = summed_over_chunks(self.loss, batch.chunks(self.chunk_size), parameters)
+        chunks, parameters = batch.chunks(self.chunk_size), learning_parameters(self.policy)
+        loss = summed_over_chunks(make_gradient(self.policy), chunks, parameters)
         if not torch.isfinite(loss):
             raise ValueError(f"update {self.global_step}: the loss is {loss.item()}; nothing was learnt from it")
         self.num_episodes += len(episodes)
@@ -110,12 +111,6 @@ class Reinforce(pl.LightningModule):
             "env_steps": self.num_env_steps.item(),
         }
         return loss
-
-    def loss(self, chunk: Chunk) -> Tensor:
-        """Score the actions that were taken, under the masks they were taken with; return the chunk's loss."""
-        with replay_masks(self.policy, chunk.masks):
-            log_probs = self.policy(chunk.observations).log_prob(chunk.actions)
-        return policy_gradient_loss(log_probs, chunk.advantages, chunk.num_episodes)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop before a gradient that is not finite reaches the weights."""

@@ -6,6 +6,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from pg_lightning.actors import Actor
+from pg_lightning.envs import SingleEnv
 from pg_lightning.episodes import Episodes
 
 EVALUATION_UPDATE = 2**24
@@ -83,26 +84,52 @@ class EpisodeSampler:
         Raises:
             ValueError: an environment emitted a number that is not finite.
         """
-        envs, owed, step = self.envs, self.quotas.copy(), 0
-        observations, _ = envs.reset(seed=self._env_seed(update))
-        actor.begin(envs.num_envs, np.random.default_rng([self.seed, self.rank, update]))
-        unfinished = True
-        with np.errstate(invalid="ignore", over="ignore"):  # What is not finite is refused below, by name.
-            while unfinished:
+        run = self._run_one if isinstance(self.envs, SingleEnv) else self._run
+        with np.errstate(invalid="ignore", over="ignore"):  # What is not finite is refused by name, when it is packed.
+            actor.begin(self.envs.num_envs, np.random.default_rng([self.seed, self.rank, update]))
+            steps = run(actor, self._env_seed(update))
+        return self._pack(actor, steps, update)
+
+    def _run(self, actor: Actor, seed: int) -> int:
+        """Step all environments until each has run its quota; return the number of steps."""
+        envs, owed, step, unfinished = self.envs, self.quotas.copy(), 0, True
+        observations, _ = envs.reset(seed=seed)
+        while unfinished:
+            if step == len(self._rewards):
+                self._grow()
+            self._observations[step] = observations
+            self._actions[step] = actions = actor.act(self._observations[step])
+            observations, self._rewards[step], terminated, truncated, _ = envs.step(actions)
+            self._terminated[step], self._truncated[step] = terminated, truncated
+            ended = terminated | truncated
+            if np.count_nonzero(ended):  # On few numbers a tenth of what ended.any() takes.
+                owed -= ended & (owed > 0)
+                unfinished = bool(owed.any())
+                if self.autoreset == AutoresetMode.DISABLED:
+                    observations, _ = envs.reset(options={"reset_mask": ended})
+            step += 1
+        return step
+
+    def _run_one(self, actor: Actor, seed: int) -> int:
+        """Do the same with a single environment, without the arrays that several need."""
+        env, step = self.envs.env, 0  # type: ignore[attr-defined]
+        scalar = env.action_space.shape == ()
+        for episode in range(int(self.quotas[0])):
+            observation, _ = env.reset(seed=seed if episode == 0 else None)
+            terminated = truncated = False
+            while not (terminated or truncated):
                 if step == len(self._rewards):
                     self._grow()
-                self._observations[step] = observations
-                self._actions[step] = actions = actor.act(self._observations[step])
-                observations, self._rewards[step], terminated, truncated, _ = envs.step(actions)
+                row = self._observations[step]
+                row[0] = observation
+                self._actions[step] = action = actor.act(row)[0]
+                # Gymnasium checks a Python number faster than one of NumPy's.
+                observation, self._rewards[step], terminated, truncated, _ = env.step(
+                    action.item() if scalar else action
+                )
                 self._terminated[step], self._truncated[step] = terminated, truncated
-                ended = terminated | truncated
-                if np.count_nonzero(ended):  # On few numbers a tenth of what ended.any() takes.
-                    owed -= ended & (owed > 0)
-                    unfinished = bool(owed.any())
-                    if self.autoreset == AutoresetMode.DISABLED:
-                        observations, _ = envs.reset(options={"reset_mask": ended})
                 step += 1
-        return self._pack(actor, step, update)
+        return step
 
     def _env_seed(self, update: int) -> int:
         """Seed of the first environment, environment i getting this plus i: no two of a run's ranges overlap."""

@@ -10,6 +10,7 @@ from pg_lightning import CategoricalMLP, EpisodeDataModule, Reinforce, Returns, 
 from pg_lightning.actors import make_actor
 from pg_lightning.envs import make_vector_env
 from pg_lightning.functional import summed_over_chunks
+from pg_lightning.learners import make_gradient
 from pg_lightning.policies import replay_masks
 from pg_lightning.sampling import EpisodeSampler
 from tests import naive
@@ -120,7 +121,7 @@ def estimates(agent, env_id, num_envs, updates, **env_kwargs):
     actor, parameters, found = make_actor(agent.policy), list(agent.policy.parameters()), []
     for update in range(updates):
         batch = agent.weigh(sampler.sample(actor, update))
-        loss = summed_over_chunks(agent.loss, batch.chunks(agent.chunk_size), parameters)
+        loss = summed_over_chunks(make_gradient(agent.policy), batch.chunks(agent.chunk_size), parameters)
         found.append(-torch.autograd.grad(loss, parameters)[0])
     return torch.stack(found).double()
 
