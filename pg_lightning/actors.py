@@ -137,6 +137,7 @@ class _Layer(NamedTuple):
     weight: np.ndarray  # [inputs, outputs], a view
     bias: np.ndarray | None
     outputs: np.ndarray  # [N, outputs], written anew at each step
+    zeros: np.ndarray  # [N, outputs]: NumPy takes the maximum with an array faster than with a number
     scale: np.ndarray | None = None  # [NOISE_STEPS, N, outputs]: 0 for a dropped unit, else 1 / (1 - p)
 
 
@@ -162,7 +163,7 @@ class NumpyActor:
             if isinstance(module, nn.Linear):
                 weight = module.weight.detach().cpu().numpy().T
                 bias = None if module.bias is None else module.bias.detach().cpu().numpy()
-                layers.append(_Layer(weight, bias, np.empty((num_envs, weight.shape[1]), np.float32)))
+                layers.append(_Layer(weight, bias, *np.zeros((2, num_envs, weight.shape[1]), np.float32)))
             elif isinstance(module, ConsistentDropout) and module.training:
                 dropouts[len(layers) - 1] = module.p
         *self.hidden, self.last = layers
@@ -193,11 +194,11 @@ class NumpyActor:
         values = observations
         if values.ndim != 2 or values.dtype != np.float32:
             values = values.reshape(self.num_envs, -1).astype(np.float32)
-        for weight, bias, outputs, scale in self.hidden:
+        for weight, bias, outputs, zeros, scale in self.hidden:
             values = np.dot(values, weight, out=outputs)
             if bias is not None:
                 values += bias
-            np.maximum(values, _ZERO, out=values)
+            np.maximum(values, zeros, out=values)
             if scale is not None:
                 values *= scale[step]
         logits = np.dot(values, self.last.weight, out=self.logits[-1][step])
@@ -208,10 +209,8 @@ class NumpyActor:
     def record(self, actions: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return behaviour log-probs ``[S, N]`` and kept units ``[S, N, units]`` of each dropout layer."""
         logits = np.concatenate(self.logits)[: self.steps]
-        largest = logits.max(-1)
-        log_sum = largest + np.log(np.exp(logits - largest[..., None]).sum(-1))
-        chosen = np.take_along_axis(logits, actions[..., None], -1)[..., 0]
+        columns = np.ascontiguousarray(np.moveaxis(logits, -1, 0))  # NumPy reduces few actions faster along this axis.
+        largest = columns.max(0)
+        log_sum = largest + np.log(np.exp(columns - largest).sum(0))
+        chosen = np.take_along_axis(columns, actions[None], 0)[0]
         return chosen - log_sum, [np.concatenate(masks)[: self.steps] for masks in self.masks]
-
-
-_ZERO = np.float32(0)

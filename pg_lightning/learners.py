@@ -95,7 +95,8 @@ class MLPGradient:
         gradients = _linear(last, torch.mm(error, values), error.t())
         error = torch.mm(error.t(), last.weight)
         for layer, entering, scale in zip(hidden[::-1], inputs[::-1], scales[::-1], strict=True):
-            error = torch.ops.aten.threshold_backward(error, values, 0)  # Zero too where the mask dropped the unit.
+            # The derivative of the ReLU, in place; it is zero too where the mask dropped the unit.
+            torch.ops.aten.threshold_backward.grad_input(error, values, 0, grad_input=error)
             if scale != 1:
                 error.mul_(scale)
             gradients = _linear(layer, torch.mm(entering.t(), error).t(), error) + gradients

@@ -123,10 +123,9 @@ class EpisodeSampler:
                 row = self._observations[step]
                 row[0] = observation
                 self._actions[step] = action = actor.act(row)[0]
-                # Gymnasium checks a Python number faster than one of NumPy's.
-                observation, self._rewards[step], terminated, truncated, _ = env.step(
-                    action.item() if scalar else action
-                )
+                if scalar:
+                    action = action.item()  # Gymnasium checks a Python number faster than one of NumPy's.
+                observation, self._rewards[step], terminated, truncated, _ = env.step(action)
                 self._terminated[step], self._truncated[step] = terminated, truncated
                 step += 1
         return step
