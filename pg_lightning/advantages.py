@@ -40,6 +40,11 @@ class TimestepBaseline(Advantage):
 
     def __call__(self, episodes: Episodes, gamma: float) -> Tensor:
         """Return the advantages ``[T]``; zeros where nothing can be compared."""
+        if len(episodes) < 2:
+            raise ValueError(
+                "TimestepBaseline compares the episodes of an update, but there is only 1: use more "
+                "(--data.episodes_per_update) or StandardizedReturns (--model.advantage)"
+            )
         returns = returns_to_go(episodes.rewards, episodes.lengths, gamma)
         advantages = returns - timestep_baseline(returns, episodes.lengths)
         return advantages / (advantages.std(correction=0) + EPS)

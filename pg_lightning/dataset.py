@@ -79,7 +79,8 @@ class EpisodeDataModule(pl.LightningDataModule):
         episodes_per_update: complete episodes to learn from in one update, over all environments; by default one
             per environment.
         backend: what steps the environments: their own vectorised implementation (native), one after the other
-            (sync), a process each (async), or the best there is (auto).
+            (sync), a process each (async), EnvPool's C++ implementation (envpool, an extra), or the best that
+            Gymnasium itself has (auto).
         eval_episodes: episodes that validate, test and predict play, each in the sampled and the greedy way.
         seed: of everything random about sampling.
 

@@ -8,7 +8,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-Backend = Literal["auto", "native", "sync", "async"]
+from pg_lightning.pools import EnvPoolEnv
+
+Backend = Literal["auto", "native", "sync", "async", "envpool"]
 
 
 class SingleEnv(VectorEnv):
@@ -98,8 +100,8 @@ def make_vector_env(
         env_id: a Gymnasium id, or ``module:Env-v0``.
         num_envs: how many, at least 1.
         backend: ``native`` is the environment's own vectorised implementation, ``sync`` steps one after the other,
-            ``async`` gives each a process. ``auto`` takes an ordinary environment for a single one, the native one
-            where there is one, else ``sync``.
+            ``async`` gives each a process, ``envpool`` takes EnvPool's C++ environments. ``auto`` takes an ordinary
+            environment for a single one, the native one where there is one, else ``sync``.
         env_kwargs: handed to each environment.
 
     Raises:
@@ -117,6 +119,10 @@ def make_vector_env(
         isinstance(observations, gym.spaces.Box) and isinstance(actions, gym.spaces.Discrete) and not actions.start
     )
     has_native = spec.vector_entry_point is not None and as_it_is
+    if backend == "envpool":
+        if (isinstance(actions, gym.spaces.Discrete) and not as_it_is) or not isinstance(observations, gym.spaces.Box):
+            raise ValueError(f"backend envpool cannot serve the spaces of {env_id}: use --data.backend sync or async")
+        return EnvPoolEnv(spec, num_envs, env, env_kwargs or {})
     if backend == "native" and not has_native:
         raise ValueError(f"{env_id} has no vectorised implementation of its own: use --data.backend sync or async")
     if backend == "native" or (backend == "auto" and has_native):

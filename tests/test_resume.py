@@ -38,9 +38,10 @@ def assert_same(one, other):
         assert torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
+ONE = ["--data.num_envs", "1", "--model.advantage", "pg_lightning.StandardizedReturns"]
 SETTINGS = {
     "default": ["--data.num_envs", "4"],
-    "dropout, one environment": ["--data.num_envs", "1", "--model.policy.dropout", "0.6"],
+    "dropout, one environment": [*ONE, "--model.policy.dropout", "0.6"],
     "own policy, scheduler": [
         *("--data.num_envs", "3", "--data.episodes_per_update", "5", "--model.policy", "tests.envs.OwnPolicy"),
         *("--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "4"),
