@@ -37,10 +37,9 @@ def test_cartpole_moves_as_it_does_in_gymnasium():
 
 
 def test_a_time_limit_truncates():
-    episodes = EpisodeSampler(make_vector_env("Acrobot-v1", 2, "envpool"), 2).sample(
-        make_actor(Reinforce("Acrobot-v1").policy), 0
-    )
-    assert episodes.lengths.tolist() == [500, 500] and episodes.truncated.all() and not episodes.terminated.any()
+    envs = make_vector_env("Acrobot-v1", 2, "envpool", {"max_episode_steps": 20})
+    episodes = EpisodeSampler(envs, 2).sample(make_actor(Reinforce("Acrobot-v1").policy), 0)
+    assert episodes.lengths.tolist() == [20, 20] and episodes.truncated.all() and not episodes.terminated.any()
 
 
 @pytest.mark.parametrize("env_id", ["tests.envs:Counting-v0", "FrozenLake-v1"])
