@@ -83,12 +83,12 @@ def returns_to_go(rewards: Tensor, lengths: Tensor, gamma: float) -> Tensor:
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must be from 0 to 1, not {gamma}")
     _check_packed(rewards, lengths, "rewards")
-    returns = rewards.double()
+    returns = rewards.to(torch.float64, copy=True)
     steps_left = torch.repeat_interleave(lengths, lengths) - timestep_indices(lengths)
     span, discount, longest = 1, gamma, int(lengths.max())
     while span < longest:
         ahead = torch.where(steps_left[:-span] > span, returns[span:], 0.0)
-        returns = torch.cat([returns[:-span] + discount * ahead, returns[-span:]])
+        returns[:-span].add_(ahead, alpha=discount)
         span, discount = 2 * span, discount * discount
     return returns
 

@@ -5,7 +5,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from pg_lightning.actors import Actor
+from pg_lightning.actors import Actor, acting
 from pg_lightning.envs import SingleEnv
 from pg_lightning.episodes import Episodes
 
@@ -85,7 +85,8 @@ class EpisodeSampler:
             ValueError: an environment emitted a number that is not finite.
         """
         run = self._run_one if isinstance(self.envs, SingleEnv) else self._run
-        with np.errstate(invalid="ignore", over="ignore"):  # What is not finite is refused by name, when it is packed.
+        # What is not finite is refused by name, when it is packed.
+        with acting(), np.errstate(invalid="ignore", over="ignore"):
             actor.begin(self.envs.num_envs, np.random.default_rng([self.seed, self.rank, update]))
             steps = run(actor, self._env_seed(update))
         return self._pack(actor, steps, update)

@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import Categorical
 
 from pg_lightning import CategoricalMLP
-from pg_lightning.actors import NOISE_STEPS, NumpyActor, TorchActor, make_actor
+from pg_lightning.actors import NOISE_STEPS, NumpyActor, TorchActor, acting, make_actor
 from pg_lightning.policies import consistent_dropouts, replay_masks, with_consistent_dropout
 from tests.envs import GaussianPolicy, OwnPolicy
 
@@ -31,7 +31,8 @@ def own(**settings):
 def play(actor, observations, seed=0):
     """Act on observations ``[S, N, *obs]``; return actions, log-probs and masks, each ``[S, N, ...]``."""
     actor.begin(observations.shape[1], rng(seed))
-    actions = np.stack([actor.act(rows) for rows in observations])
+    with acting():
+        actions = np.stack([actor.act(rows) for rows in observations])
     return actions, *actor.record(actions)
 
 
@@ -170,7 +171,8 @@ def test_numpy_and_torch_act_alike():
     results = []
     for actor, generator in zip(actors, generators, strict=True):
         actor.begin(NUM_ENVS, generator)
-        actions = np.stack([actor.act(rows) for rows in observations])
+        with acting():
+            actions = np.stack([actor.act(rows) for rows in observations])
         results.append((actions, actor.record(actions)[0]))
     assert (results[0][0] == results[1][0]).all()
     np.testing.assert_allclose(results[0][1], results[1][1], atol=1e-5)
