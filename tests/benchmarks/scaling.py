@@ -77,6 +77,7 @@ def fit_updates(updates: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as folder:
         data = ["--data.num_envs", "1", "--data.env_kwargs", '{"max_episode_steps": 5}']
+        data += ["--model.advantage", "pg_lightning.StandardizedReturns"]
         run = ["--trainer.max_steps", str(updates), "--trainer.default_root_dir", folder]
         main(["fit", *data, *run, "--trainer.callbacks", "tests.benchmarks.scaling.Stopwatch"])
         return json.loads(next(Path(folder).glob("**/stopwatch.json")).read_text())
