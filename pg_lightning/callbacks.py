@@ -55,13 +55,13 @@ class StopAtRewardThreshold(Callback):
     ) -> None:
         """Fold in the update's episodes; stop if that solved the environment."""
         agent = agent_of(trainer)
-        episodes = batch.episodes
-        self.running_reward.update(episodes.returns if self.statistic == "return" else episodes.lengths - 1)
+        outcome = agent.outcome
+        self.running_reward.update(outcome.returns if self.statistic == "return" else outcome.lengths - 1)
         value = self.running_reward.compute()
         agent.metrics["running_reward"] = value.item()
         trainer.callback_metrics["running_reward"] = value
         self.solved = self.threshold is not None and value.item() > self.threshold
-        self.last_length = int(episodes.lengths[-1])
+        self.last_length = int(outcome.lengths[-1])
         if self.solved:
             trainer.should_stop = True
 
@@ -106,10 +106,10 @@ class EpisodeLines(Callback):
         if self.every_n_episodes == 0:
             return
         agent = agent_of(trainer)
-        episodes, last = batch.episodes, int(agent.num_episodes) - 1
-        if last % self.every_n_episodes < len(episodes):
+        lengths, last = agent.outcome.lengths, int(agent.num_episodes) - 1
+        if last % self.every_n_episodes < len(lengths):
             average = agent.metrics.get("running_reward", agent.metrics["episode_return"])
-            length = int(episodes.lengths[-1])
+            length = int(lengths[-1])
             agent.print(f"Episode {last:6d}   last length {length:5d}   average length {average:8.2f}")
 
 
@@ -182,10 +182,15 @@ class GracefulInterrupt(Callback):
         def stop(number: int, frame: Any) -> None:
             if self.signal == number == signal.SIGINT:
                 raise KeyboardInterrupt
-            self.signal, trainer.should_stop = number, True
+            self.signal = number
             pl_module.print("Stopping after this update (Ctrl-C again to stop at once) ...")
 
         self._previous = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """End training if a signal came, to whichever process."""
+        if trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False):
+            trainer.should_stop = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Give the signals back."""

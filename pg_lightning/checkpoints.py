@@ -8,6 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback, Checkpoint
+from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from pg_lightning.runs import runs_of
 
@@ -16,7 +17,8 @@ class RunCheckpoint(Checkpoint):
     """Saves ``checkpoints/last.ckpt`` in the run's folder every few seconds and at the end, and the best one.
 
     Each is written beside its place, flushed to the disk and then moved there, so that a kill leaves the old one or the
-    new one, never a part. ``best.ckpt`` is the one with the highest running reward among those saved.
+    new one, never a part. The last one but one is kept as ``previous.ckpt``; ``best.ckpt`` is the one with the highest
+    running reward among those saved.
 
     Args:
         every_seconds: how often, in seconds of wall-clock time; 0 for after every update.
@@ -49,14 +51,15 @@ class RunCheckpoint(Checkpoint):
         value = float(trainer.callback_metrics.get("running_reward", float("-inf")))
         is_best, self.best = value > self.best, max(value, self.best)
         folder = Path(trainer.default_root_dir, "checkpoints")
-        folder.mkdir(parents=True, exist_ok=True)
         for name in ["best.ckpt"] * is_best + ["last.ckpt"]:
             temporary = folder / f"{name}.tmp"
-            trainer.save_checkpoint(temporary, weights_only=False)
-            if trainer.is_global_zero:
-                with temporary.open("rb+") as file:
-                    os.fsync(file.fileno())
-                os.replace(temporary, folder / name)
+            try:
+                trainer.save_checkpoint(temporary, weights_only=False)
+                if trainer.is_global_zero:
+                    put_in_place(temporary, folder / name)
+            except OSError:  # The disk is full: leave no part behind, and what was good as it was.
+                temporary.unlink(missing_ok=True)
+                raise
         self._saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -66,6 +69,20 @@ class RunCheckpoint(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it from a checkpoint."""
         self.best = state_dict["best"]
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Flush a written file to the disk and move it to its place, where the last one becomes ``previous.ckpt``."""
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    if path.name == "last.ckpt" and path.exists():
+        os.replace(path, path.with_name("previous.ckpt"))
+    os.replace(temporary, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 class OptimizerOptions(Callback):
@@ -102,22 +119,38 @@ def find_checkpoint(named: str, root: Path, env_id: str | None) -> Path:
     """Find the checkpoint that ``--ckpt_path`` names.
 
     Args:
-        named: a file, or ``last`` or ``best``: that of the newest run.
+        named: a file, or ``last`` or ``best``: that of the newest run. Where a ``last.ckpt`` cannot be read, or a kill
+            came between two moves, ``previous.ckpt`` beside it takes its place, with a warning.
         root: the folder of all runs.
         env_id: consider this environment's runs only.
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: what there is cannot be read.
     """
-    if named not in ("last", "best"):
-        if not Path(named).is_file():
+    path = Path(named)
+    if named in ("last", "best"):
+        runs = runs_of(root, env_id) if env_id else root
+        names = ("last.ckpt", "previous.ckpt") if named == "last" else ("best.ckpt",)
+        found = [path for name in names for path in runs.glob(f"**/version_*/checkpoints/{name}")]
+        if not found:
+            raise FileNotFoundError(
+                f"--ckpt_path {named}: there is nothing to resume; no run in {runs} has a {named}.ckpt"
+            )
+        newest = max(found, key=lambda path: path.stat().st_mtime_ns)
+        path = newest.with_name(f"{named}.ckpt")
+    previous = path.with_name("previous.ckpt")
+    if path.name != "last.ckpt" or not previous.is_file():
+        if not path.is_file():
             raise FileNotFoundError(f"--ckpt_path: there is no checkpoint file {named!r}")
-        return Path(named)
-    runs = runs_of(root, env_id) if env_id else root
-    found = sorted(runs.glob(f"**/version_*/checkpoints/{named}.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-    if not found:
-        raise FileNotFoundError(f"--ckpt_path {named}: there is nothing to resume; no run in {runs} has a {named}.ckpt")
-    return found[-1]
+        return path
+    try:
+        read_checkpoint(path)
+    except ValueError as error:
+        read_checkpoint(previous)
+        rank_zero_warn(f"{error}; going on from {previous} instead")
+        return previous
+    return path
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

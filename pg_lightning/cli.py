@@ -163,7 +163,7 @@ class CLI(LightningCLI):
         """Make the Trainer, with the callbacks that every run has."""
         config = self._get(self.config_init, "trainer")
         callbacks = [self._get(self.config_init, "stop"), self._get(self.config_init, "lines")]
-        if self.subcommand == "fit" and self.folder is not None:
+        if self.subcommand == "fit" and not config.fast_dev_run:
             callbacks += [RunRecorder(), GracefulInterrupt()]
             if self.resumed is not None:
                 callbacks += [OptimizerOptions()]

@@ -74,17 +74,9 @@ class Episodes:
         """Undiscounted sum of each episode's rewards ``[E]``, float64."""
         return torch.segment_reduce(self.rewards.double(), "sum", lengths=self.lengths)
 
-    def statistics(self) -> dict[str, float]:
-        """Sum the update up: mean return and length (timesteps), fraction truncated, estimated policy entropy (nats).
-
-        The entropy is estimated by the mean of minus the behaviour log-probs, which costs no pass through the policy.
-        """
-        return {
-            "episode_return": self.returns.mean().item(),
-            "episode_length": self.num_timesteps / len(self),
-            "truncated": self.truncated.float().mean().item(),
-            "entropy": -self.log_probs.mean().item(),
-        }
+    def outcome(self) -> "Outcome":
+        """Return what each episode came to."""
+        return Outcome(self.returns, self.lengths, self.truncated)
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move every tensor, as ``torch.Tensor.to`` does; Lightning calls it to bring a batch to its device."""
@@ -94,6 +86,25 @@ class Episodes:
         moved = {name: value.to(*args, **kwargs) for name, value in values.items() if isinstance(value, Tensor)}
         masks = tuple(mask.to(*args, **kwargs) for mask in self.masks)
         return type(self)(**(values | moved | {"masks": masks}))
+
+
+class Outcome(NamedTuple):
+    """What each episode of an update came to, over all processes.
+
+    Attributes:
+        returns: undiscounted sum of the rewards ``[E]``, float64.
+        lengths: timesteps ``[E]``.
+        truncated: whether it was cut from outside ``[E]``.
+    """
+
+    returns: Tensor
+    lengths: Tensor
+    truncated: Tensor
+
+    def statistics(self) -> dict[str, float]:
+        """Return the mean return and length (timesteps), and the fraction truncated."""
+        names = "episode_return", "episode_length", "truncated"
+        return {name: values.double().mean().item() for name, values in zip(names, self, strict=True)}
 
 
 class Chunk(NamedTuple):

@@ -40,9 +40,8 @@ class RunRecorder(Callback):
     ) -> None:
         """Note the update's episodes."""
         agent = agent_of(trainer)
-        episodes = batch.episodes
-        first = int(agent.num_episodes) - len(episodes)
-        values = zip(episodes.returns.tolist(), episodes.lengths.tolist(), episodes.truncated.tolist(), strict=True)
+        values = list(zip(*(column.tolist() for column in agent.outcome), strict=True))
+        first = int(agent.num_episodes) - len(values)
         self._rows += [(first + i, trainer.global_step, *row) for i, row in enumerate(values)]
         if len(self._rows) > 10_000:
             self._flush(trainer)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pg_lightning.advantages import Advantage, TimestepBaseline
 from pg_lightning.envs import spaces
-from pg_lightning.episodes import Batch, Episodes
+from pg_lightning.episodes import Batch, Episodes, Outcome
 from pg_lightning.functional import summed_over_chunks
 from pg_lightning.learners import learning_parameters, make_gradient
 from pg_lightning.policies import CategoricalMLP, PolicyFactory, evaluating, with_consistent_dropout
@@ -102,15 +102,25 @@ class Reinforce(pl.LightningModule):
         loss = summed_over_chunks(make_gradient(self.policy), chunks, parameters)
         if not torch.isfinite(loss):
             raise ValueError(f"update {self.global_step}: the loss is {loss.item()}; nothing was learnt from it")
-        self.num_episodes += len(episodes)
-        self.num_env_steps += episodes.num_timesteps
+        self.outcome = outcome = self.gather(episodes.outcome())
+        self.num_episodes += len(outcome.lengths)
+        self.num_env_steps += outcome.lengths.sum()
         self.metrics = {
             "loss": loss.item(),
-            **episodes.statistics(),
+            **outcome.statistics(),
+            "entropy": -episodes.log_probs.mean().item(),
             "episodes": self.num_episodes.item(),
             "env_steps": self.num_env_steps.item(),
         }
         return loss
+
+    def gather(self, outcome: Outcome) -> Outcome:
+        """Join the outcomes of all processes, so that each goes by the episodes of all."""
+        if self.trainer.world_size == 1:
+            return outcome
+        everywhere = self.all_gather(torch.stack([column.double() for column in outcome]))  # [processes, 3, E]
+        returns, lengths, truncated = torch.as_tensor(everywhere).movedim(0, 1).flatten(1)
+        return Outcome(returns, lengths.long(), truncated.bool())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop before a gradient that is not finite reaches the weights."""

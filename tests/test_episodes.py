@@ -71,11 +71,10 @@ def test_statistics_are_exact():
     sample = episodes()
     assert (len(sample), sample.num_timesteps) == (E, T)
     assert sample.returns.tolist() == [3, 10, -0.25]
-    assert sample.statistics() == {
+    assert sample.outcome().statistics() == {
         "episode_return": 12.75 / 3,
         "episode_length": 7 / 3,
         "truncated": pytest.approx(2 / 3),
-        "entropy": 4.0,
     }
 
 
