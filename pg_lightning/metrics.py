@@ -31,7 +31,7 @@ class RunningReward(Metric):
     episodes: Tensor
 
     def __init__(self, decay: float = 0.99, initial: float = 10.0, **kwargs: Any) -> None:
-        super().__init__(compute_with_cache=False, **kwargs)
+        super().__init__(compute_with_cache=False, sync_on_compute=False, **kwargs)
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be at least 0 and below 1, not {decay}")
         self.decay = decay

@@ -118,8 +118,10 @@ class Reinforce(pl.LightningModule):
         """Join the outcomes of all processes, so that each goes by the episodes of all."""
         if self.trainer.world_size == 1:
             return outcome
-        everywhere = self.all_gather(torch.stack([column.double() for column in outcome]))  # [processes, 3, E]
-        returns, lengths, truncated = torch.as_tensor(everywhere).movedim(0, 1).flatten(1)
+        ours = torch.stack([column.double() for column in outcome])  # [3, E]
+        everywhere = [torch.empty_like(ours) for _ in range(self.trainer.world_size)]
+        torch.distributed.all_gather(everywhere, ours)
+        returns, lengths, truncated = torch.cat(everywhere, dim=1)
         return Outcome(returns, lengths.long(), truncated.bool())
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

@@ -1,0 +1,121 @@
+"""Two processes: the same weights, the gradient of all their episodes, one decision to stop, and no hanging."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import Callback
+
+from pg_lightning import Reinforce, StandardizedReturns
+from pg_lightning.learners import AutogradGradient
+
+ROOT = Path(__file__).parents[1]
+TWO = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
+FIT = [sys.executable, str(ROOT / "train.py"), "fit", *TWO, "--trainer.enable_progress_bar", "false"]
+WITNESS = ["--trainer.callbacks", "tests.test_ddp.Witness"]
+
+
+class Witness(Callback):
+    """Writes what a process saw: its first episodes, the gradient then, and the weights at the end."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == 0:
+            self.seen = {"episodes": vars(batch.episodes).copy(), "before": pl_module.policy.state_dict()}
+            self.seen["before"] = {name: value.clone() for name, value in self.seen["before"].items()}
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.global_step == 0:
+            self.seen["gradients"] = [parameter.grad.clone() for parameter in pl_module.policy.parameters()]
+
+    def on_train_end(self, trainer, pl_module):
+        self.seen |= {"after": pl_module.policy.state_dict(), "updates": trainer.global_step}
+        torch.save(self.seen, f"rank{trainer.global_rank}.pt")
+
+
+def fit(*options, folder):
+    done = subprocess.run([*FIT, *options], cwd=folder, capture_output=True, text=True, timeout=120, env=environment())
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr and "deprecated" not in done.stderr, done.stderr
+    return done.stdout
+
+
+def environment():
+    return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def test_two_processes_learn_as_one(tmp_path):
+    learning = ["--model.advantage", "pg_lightning.StandardizedReturns", "--data.num_envs", "3"]
+    fit(*learning, *WITNESS, "--trainer.max_steps", "4", folder=tmp_path)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+    assert [rank["updates"] for rank in ranks] == [4, 4]
+    for name, weights in ranks[0]["after"].items():
+        assert torch.equal(weights, ranks[1]["after"][name]) and not torch.equal(weights, ranks[0]["before"][name])
+    observations = [rank["episodes"]["observations"] for rank in ranks]
+    assert observations[0].shape != observations[1].shape or not torch.equal(*observations)
+
+    agent = Reinforce(advantage=StandardizedReturns())
+    agent.policy.load_state_dict(ranks[0]["before"])
+    sums = [torch.zeros_like(parameter) for parameter in agent.policy.parameters()]
+    from pg_lightning import Episodes
+
+    names = Episodes.__dataclass_fields__
+    for rank in ranks:
+        episodes = Episodes(**{name: rank["episodes"][name] for name in names})
+        (chunk,) = agent.weigh(episodes).chunks(10**6)
+        for total, gradient in zip(
+            sums, AutogradGradient(agent.policy)(chunk._replace(num_episodes=6))[1], strict=True
+        ):
+            total += gradient
+    for total, left, right in zip(sums, *(rank["gradients"] for rank in ranks), strict=True):
+        assert torch.equal(left, right)
+        assert (total - left).norm() < 1e-6 * total.norm()
+
+    (tmp_path / "runs").rename(tmp_path / "whole")
+    fit(*learning, "--trainer.max_steps", "2", folder=tmp_path)
+    fit("--ckpt_path", "last", "--trainer.max_steps", "4", folder=tmp_path)
+    whole, resumed = (
+        torch.load(tmp_path / name / "CartPole-v1/version_0/checkpoints/last.ckpt") for name in ("whole", "runs")
+    )
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name])
+    for name in ("metrics.csv", "episodes.csv"):
+        files = [(tmp_path / top / "CartPole-v1/version_0" / name).read_text() for top in ("whole", "runs")]
+        assert files[0] == files[1]
+    assert len(files[0].splitlines()) == 1 + 4 * 2 * 3, "the episodes of both processes"
+    assert len(list((tmp_path / "runs/CartPole-v1").iterdir())) == 1, "only rank 0 makes a folder"
+
+
+def test_cartpole_is_solved_and_both_stop(tmp_path):
+    out = fit("--data.num_envs", "32", *WITNESS, folder=tmp_path)
+    assert out.count("Solved after") == 1
+    updates = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False)["updates"] for rank in (0, 1)]
+    summary = json.loads((tmp_path / "runs/CartPole-v1/version_0/summary.json").read_text())
+    assert summary["solved"] and updates == [summary["updates"]] * 2
+    assert summary["episodes"] == 64 * summary["updates"]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_process_that_dies_ends_the_other(victim, tmp_path):
+    options = ["--data.num_envs", "2", "--stop.threshold", "1e9", "--trainer.max_steps", "1000000"]
+    options += ["--lines.every_n_episodes", "10"]
+    with subprocess.Popen(
+        [*FIT, *options], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment()
+    ) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("Episode"):
+            assert process.poll() is None
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        ranks = [child for child in children if "train.py" in Path(f"/proc/{child}/cmdline").read_text()]
+        pids = [process.pid, int(ranks[0])]
+        os.kill(pids[victim], signal.SIGKILL)
+        started = time.monotonic()
+        while any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_text() for pid in pids):
+            assert time.monotonic() - started < 60
+            time.sleep(0.2)
+        process.stdout.close()
