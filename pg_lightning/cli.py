@@ -37,7 +37,6 @@ from pg_lightning.runs import (
     discard,
     new_run_folder,
     run_folder,
-    trained,
     write_whole,
 )
 from pg_lightning.specs import describe
@@ -91,7 +90,7 @@ class CLI(LightningCLI):
         try:
             super().__init__(*args, **kwargs)
         except BaseException:
-            if self.claimed is not None and not trained(self.claimed):
+            if self.claimed is not None and (not hasattr(self, "trainer") or self.trainer.global_step == 0):
                 discard(self.claimed)
             raise
 

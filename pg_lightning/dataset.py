@@ -81,6 +81,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         backend: what steps the environments: their own vectorised implementation (native), one after the other
             (sync), a process each (async), EnvPool's C++ implementation (envpool, an extra), or the best that
             Gymnasium itself has (auto).
+        max_episode_steps: timesteps after which an episode is cut (truncated); by default the environment's own limit.
         eval_episodes: episodes that validate, test and predict play, each in the sampled and the greedy way.
         seed: of everything random about sampling.
 
@@ -95,6 +96,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         num_envs: int = 64,
         episodes_per_update: int | None = None,
         backend: Backend = "auto",
+        max_episode_steps: int | None = None,
         eval_episodes: int = 100,
         seed: int = 0,
     ) -> None:
@@ -103,9 +105,17 @@ class EpisodeDataModule(pl.LightningDataModule):
             raise ValueError(f"eval_episodes must be at least 1, not {eval_episodes}")
         if seed < 0:
             raise ValueError(f"seed must be at least 0, not {seed}")
+        if max_episode_steps is not None and max_episode_steps < 1:
+            raise ValueError(f"max_episode_steps must be at least 1 timestep, not {max_episode_steps}")
         env_spec(env_id)
         check_quota(num_envs, num_envs if episodes_per_update is None else episodes_per_update)
-        self.env_id, self.env_kwargs, self.num_envs, self.backend = env_id, env_kwargs, num_envs, backend
+        limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
+        self.env_id, self.env_kwargs, self.num_envs, self.backend = (
+            env_id,
+            (env_kwargs or {}) | limit,
+            num_envs,
+            backend,
+        )
         self.episodes_per_update = num_envs if episodes_per_update is None else episodes_per_update
         self.eval_episodes, self.seed = eval_episodes, seed
         self._samplers: dict[str, EpisodeSampler] = {}

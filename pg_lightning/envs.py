@@ -128,7 +128,9 @@ def make_vector_env(
     if backend == "native" or (backend == "auto" and has_native):
         return gym.make_vec(spec, num_envs, vectorization_mode="vector_entry_point", **(env_kwargs or {}))
     make: list[Callable[[], gym.Env]] = [partial(make_env, env_id, env_kwargs)] * num_envs
-    return gym.vector.AsyncVectorEnv(make) if backend == "async" else gym.vector.SyncVectorEnv(make, copy=False)
+    envs = gym.vector.AsyncVectorEnv(make) if backend == "async" else gym.vector.SyncVectorEnv(make, copy=False)
+    envs.spec = spec
+    return envs
 
 
 def spaces(env_id: str, env_kwargs: dict[str, Any] | None = None) -> tuple[gym.Space, gym.Space]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ class RunRecorder(Callback):
     """
 
     def __init__(self) -> None:
-        self.seconds, self._rows = 0.0, list[tuple[int, int, float, int, bool]]()
+        self.seconds, self._rows = 0.0, list[tuple[Any, ...]]()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open ``episodes.csv``; forget what it says of episodes after the checkpoint that training goes on from."""
@@ -47,10 +48,15 @@ class RunRecorder(Callback):
             self._flush(trainer)
 
     def _flush(self, trainer: pl.Trainer) -> None:
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self._rows:
             with self._path.open("a", newline="") as file:
                 csv.writer(file, lineterminator="\n").writerows(self._rows)
         self._rows.clear()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Write down what was sampled until then, if that is still possible."""
+        with suppress(OSError):
+            self._flush(trainer)
 
     def _train_seconds(self) -> float:
         return self.seconds + time.perf_counter() - self._started

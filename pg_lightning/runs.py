@@ -50,12 +50,6 @@ def new_run_folder(root: Path, env_id: str) -> Path:
             number += 1
 
 
-def trained(folder: Path) -> bool:
-    """Tell whether a run got as far as its first checkpoint or its first episodes."""
-    episodes = folder / "episodes.csv"
-    return (folder / "checkpoints").exists() or (episodes.exists() and episodes.read_text().count("\n") > 1)
-
-
 def discard(folder: Path) -> None:
     """Take back the folder of a run that never began, and its parents if they are empty."""
     shutil.rmtree(folder)

@@ -51,6 +51,7 @@ class EpisodeSampler:
         share, rest = divmod(episodes_per_update, envs.num_envs)
         self.quotas = share + (np.arange(envs.num_envs) < rest)
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self._step = 0
         self.autoreset = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         time_limit = envs.spec.max_episode_steps if envs.spec is not None else None
         self._allocate(min(share * (time_limit or 1000), 10_000) + 1)
@@ -88,14 +89,26 @@ class EpisodeSampler:
         # What is not finite is refused by name, when it is packed.
         with acting(), np.errstate(invalid="ignore", over="ignore"):
             actor.begin(self.envs.num_envs, np.random.default_rng([self.seed, self.rank, update]))
-            steps = run(actor, self._env_seed(update))
+            try:
+                steps = run(actor, self._env_seed(update))
+            except Exception as error:
+                raise ValueError(
+                    f"{self._when(update)}, step {self._step}: the environments or the policy failed: "
+                    f"{type(error).__name__}: {error} (PG_LIGHTNING_TRACEBACK=1 shows where)"
+                ) from error
         return self._pack(actor, steps, update)
+
+    def _when(self, update: int) -> str:
+        """Name the environment and the update, for an error."""
+        name = self.envs.spec.id if self.envs.spec is not None else type(self.envs).__name__
+        return f"{name}, update {update}" if update < EVALUATION_UPDATE else f"{name}, evaluation"
 
     def _run(self, actor: Actor, seed: int) -> int:
         """Step all environments until each has run its quota; return the number of steps."""
         envs, owed, step, unfinished = self.envs, self.quotas.copy(), 0, True
         observations, _ = envs.reset(seed=seed)
         while unfinished:
+            self._step = step
             if step == len(self._rewards):
                 self._grow()
             self._observations[step] = observations
@@ -119,6 +132,7 @@ class EpisodeSampler:
             observation, _ = env.reset(seed=seed if episode == 0 else None)
             terminated = truncated = False
             while not (terminated or truncated):
+                self._step = step
                 if step == len(self._rewards):
                     self._grow()
                 row = self._observations[step]
@@ -168,10 +182,8 @@ class EpisodeSampler:
             finite = np.isfinite(getattr(episodes, name).numpy())
             if not finite.all():
                 first = int(np.argwhere(~finite)[0, 0])
-                when = f"update {update}" if update < EVALUATION_UPDATE else "evaluation"
-                raise ValueError(
-                    f"{when}: environment {env[first]} emitted {name} that are not finite, at step {row[first]}"
-                )
+                where = f"environment {env[first]} emitted {name} that are not finite, at step {row[first]}"
+                raise ValueError(f"{self._when(update)}: {where}")
         return episodes
 
     def close(self) -> None:

@@ -200,3 +200,25 @@ for made in (Counting, RandomLength, Broken, Bandit, TinyMDP, Spaces):
     gym.register(f"{made.__name__}-v0", entry_point=made)
 gym.register("Endless-v0", entry_point=Endless, max_episode_steps=6)
 gym.register("Native-v0", entry_point=Spaces, vector_entry_point=NativeSpaces)
+
+
+class Failing(Endless):
+    """Raises, or shows an observation of another shape, in the fourth timestep of the third episode."""
+
+    def __init__(self, how: str = "raise") -> None:
+        self.how, self.episode = how, 0
+
+    def reset(self, *, seed=None, options=None):
+        self.episode, self.t = self.episode + 1, 0
+        return super().reset()
+
+    def step(self, action):
+        self.t += 1
+        if self.episode < 3 or self.t < 4:
+            return *super().step(action)[:2], self.t == 5, False, {}
+        if self.how == "raise":
+            raise RuntimeError("the simulator lost its licence")
+        return np.zeros(7, np.float32), 1.0, False, False, {}
+
+
+gym.register("Failing-v0", entry_point=Failing)

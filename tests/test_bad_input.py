@@ -48,6 +48,10 @@ BAD = {
         "fit --data.episodes_per_update 3",
         r"episodes_per_update \(3\) must be at least num_envs \(64\)",
     ),
+    "episodes of no timesteps": (
+        "fit --data.max_episode_steps 0",
+        r"max_episode_steps must be at least 1 timestep, not 0",
+    ),
     "no evaluation episodes": ("test --data.eval_episodes 0", r"eval_episodes must be at least 1, not 0"),
     "unknown backend": ("fit --data.backend fast", r"--data.backend: expected a value out of 'auto'.*got fast"),
     "no native implementation": ("fit --data.env_id Acrobot-v1 --data.backend native", r"Acrobot-v1 has no vectorised"),
@@ -98,6 +102,14 @@ BAD = {
     "checkpoint of another environment": (
         "fit --ckpt_path {runs}/good.ckpt --data.env_id Acrobot-v1",
         r"good.ckpt is of another policy: its policy.0.weight is \(128, 4\), the configured one's \(128, 6\)",
+    ),
+    "an environment that fails": (
+        "predict --data.env_id tests.envs:Failing-v0 --data.eval_episodes 3 --data.num_envs 1",
+        r"Failing-v0, evaluation, step 13: .*RuntimeError: the simulator lost its licence",
+    ),
+    "an observation of another shape": (
+        'predict --data.env_id tests.envs:Failing-v0 --data.num_envs 1 --data.env_kwargs {"how":"shape"}',
+        r"Failing-v0, evaluation, step 14: .*ValueError: could not broadcast.*shape \(7,?\)",
     ),
     "rewards that are not finite": (
         "fit --data.env_id tests.envs:Broken-v0",

@@ -160,3 +160,14 @@ def test_evaluation_prints_mean_std_and_count(folder, capsys):
 def test_a_fast_dev_run_leaves_nothing(folder):
     main(["fit", *SMALL, "--trainer.fast_dev_run", "true"])
     assert list(folder.iterdir()) == []
+
+
+def test_episodes_that_never_end_are_cut(folder):
+    endless = ["--data.env_id", "tests.envs:Endless-v0", "--data.max_episode_steps", "4"]
+    for number, envs in enumerate((["--data.backend", "sync"], ["--data.backend", "async"])):
+        main(["fit", *SMALL, *endless, *envs])
+        rows = (run_of(folder, number, "tests.envs_Endless-v0") / "episodes.csv").read_text().splitlines()[1:]
+        assert {tuple(row.split(",")[3:]) for row in rows} == {("4", "True")}
+    main(["fit", *SMALL, "--data.max_episode_steps", "5"])
+    rows = (run_of(folder) / "episodes.csv").read_text().splitlines()[1:]
+    assert {tuple(row.split(",")[3:]) for row in rows} == {("5", "True")}
