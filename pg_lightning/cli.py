@@ -148,9 +148,8 @@ class CLI(LightningCLI):
         config = self.config[self.subcommand]
         self.config_to_save = config.clone()
         self.config_to_save.ckpt_path = None
-        if self.subcommand == "fit" and self.folder is None and not config.trainer.fast_dev_run:
-            if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-                self.folder = self.claimed = new_run_folder(Path(config.trainer.default_root_dir), config.data.env_id)
+        if self.subcommand == "fit" and self.folder is None and not config.trainer.fast_dev_run and is_first_process():
+            self.folder = self.claimed = new_run_folder(Path(config.trainer.default_root_dir), config.data.env_id)
         if self.subcommand != "fit":
             config.trainer.logger = False
             config.trainer.limit_val_batches = config.trainer.limit_val_batches or None
@@ -202,6 +201,11 @@ class CLI(LightningCLI):
         last = self.folder / "checkpoints" / "last.ckpt"
         print(f"Stopped after update {self.trainer.global_step}. Go on with: python train.py fit --ckpt_path {last}")
         sys.exit(128 + interrupt.signal)
+
+
+def is_first_process() -> bool:
+    """Tell whether this is the process that writes, before the Trainer knows: the first of the first machine."""
+    return rank_zero_only.rank == 0 and int(os.environ.get("NODE_RANK", 0)) == 0  # type: ignore[attr-defined]
 
 
 def place_logger(loggers: Any, folder: Path) -> None:
