@@ -1,12 +1,13 @@
 """How a policy acts: without gradients, and with as little overhead as it allows.
 
-An actor serves one update at a time: :meth:`Actor.begin`, one :meth:`Actor.act` per step of the environments, then
-:meth:`Actor.record`. The right one is picked by :func:`make_actor`.
+An actor serves one update at a time, within :func:`acting`: :meth:`Actor.begin`, one :meth:`Actor.act` per step of the
+environments, then :meth:`Actor.record`. The right one is picked by :func:`make_actor`.
 """
 
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,24 +20,28 @@ NOISE_STEPS = 64
 """Steps of the environments that random numbers are drawn for at a time."""
 
 
-class Actor(Protocol):
+class Actor(ABC):
     """What samples actions for the environments."""
 
+    @abstractmethod
     def begin(self, num_envs: int, rng: np.random.Generator) -> None:
         """Start an update: read the policy as it is now, and draw all noise from ``rng``."""
-        ...
 
+    @abstractmethod
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Sample an action for each environment: ``[N, *obs]`` -> ``[N, *act]``."""
-        ...
 
+    @abstractmethod
     def record(self, actions: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return what acting left behind, given all actions ``[S, N, *act]`` of the S steps since ``begin``.
 
         Returns:
             Behaviour log-probs ``[S, N]``, and for each dropout layer the units it kept ``[S, N, *units]``, bool.
         """
-        ...
+
+
+ActorFactory = Callable[[nn.Module, bool], Actor]
+"""Makes what acts for a policy, sampling or greedily: :func:`make_actor`, or one of the classes here."""
 
 
 def make_actor(policy: nn.Module, greedy: bool = False) -> Actor:
@@ -85,7 +90,7 @@ def log_probs_of(actions: np.ndarray, logits: np.ndarray) -> np.ndarray:
     return np.take_along_axis(columns, actions[None], 0)[0] - log_sum
 
 
-class TorchActor:
+class TorchActor(Actor):
     """Any policy acts through its own ``forward``, on the device where its parameters are.
 
     A Categorical is sampled by the Gumbel-max trick, which takes a tenth of the time of its ``sample``.
@@ -159,7 +164,7 @@ class _Layer(NamedTuple):
     scale: np.ndarray | None = None  # [NOISE_STEPS, N, outputs]: 0 for a dropped unit, else 1 / (1 - p)
 
 
-class NumpyActor:
+class NumpyActor(Actor):
     """A :class:`CategoricalMLP` acts through NumPy: on networks this small a torch call costs more than its work.
 
     It reads the parameters where they are (on an accelerator: a copy of them per update). Noise and masks are drawn a

@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import IterableDataset
 
-from pg_lightning.actors import make_actor
+from pg_lightning.actors import ActorFactory, make_actor
 from pg_lightning.envs import Backend, env_spec, make_vector_env
 from pg_lightning.episodes import Batch, Episodes
 from pg_lightning.reinforce import Reinforce
@@ -25,10 +25,11 @@ class EpisodeDataset(IterableDataset[Batch]):
     Args:
         agent: whose policy acts, and which weighs the timesteps.
         sampler: runs the episodes.
+        actor: makes what acts for the policy.
     """
 
-    def __init__(self, agent: Reinforce, sampler: EpisodeSampler) -> None:
-        self.agent, self._sampler = agent, sampler
+    def __init__(self, agent: Reinforce, sampler: EpisodeSampler, actor: ActorFactory = make_actor) -> None:
+        self.agent, self._sampler, self.make_actor = agent, sampler, actor
 
     def __len__(self) -> int:
         """Return the number of updates in an epoch."""
@@ -36,7 +37,7 @@ class EpisodeDataset(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield a batch for each update, sampled by the policy at the moment the batch is asked for."""
-        actor = make_actor(self.agent.policy)
+        actor = self.make_actor(self.agent.policy, False)
         while True:
             yield self.agent.weigh(self._sampler.sample(actor, self.agent.global_step))
 
@@ -55,10 +56,13 @@ class EvaluationDataset(IterableDataset[Episodes]):
         agent: whose policy acts.
         sampler: runs the episodes.
         greedy: whether the most probable action is taken, rather than a sampled one.
+        actor: makes what acts for the policy.
     """
 
-    def __init__(self, agent: Reinforce, sampler: EpisodeSampler, greedy: bool) -> None:
-        self.agent, self._sampler, self.greedy = agent, sampler, greedy
+    def __init__(
+        self, agent: Reinforce, sampler: EpisodeSampler, greedy: bool, actor: ActorFactory = make_actor
+    ) -> None:
+        self.agent, self._sampler, self.greedy, self.make_actor = agent, sampler, greedy, actor
 
     def __len__(self) -> int:
         """Return 1: all episodes are one item."""
@@ -66,7 +70,7 @@ class EvaluationDataset(IterableDataset[Episodes]):
 
     def __iter__(self) -> Iterator[Episodes]:
         """Yield all episodes."""
-        yield self._sampler.sample(make_actor(self.agent.policy, greedy=self.greedy), EVALUATION_UPDATE)
+        yield self._sampler.sample(self.make_actor(self.agent.policy, self.greedy), EVALUATION_UPDATE)
 
 
 class EpisodeDataModule(pl.LightningDataModule):
@@ -82,6 +86,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             (sync), a process each (async), EnvPool's C++ implementation (envpool, an extra), or the best that
             Gymnasium itself has (auto).
         max_episode_steps: timesteps after which an episode is cut (truncated); by default the environment's own limit.
+        actor: makes what acts for the policy; by default NumPy for a CategoricalMLP, and torch for every other
+            (``pg_lightning.actors.TorchActor`` is torch for all).
         eval_episodes: episodes that validate, test and predict play, each in the sampled and the greedy way.
         seed: of everything random about sampling.
 
@@ -97,6 +103,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         episodes_per_update: int | None = None,
         backend: Backend = "auto",
         max_episode_steps: int | None = None,
+        actor: ActorFactory | None = None,
         eval_episodes: int = 100,
         seed: int = 0,
     ) -> None:
@@ -117,7 +124,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             backend,
         )
         self.episodes_per_update = num_envs if episodes_per_update is None else episodes_per_update
-        self.eval_episodes, self.seed = eval_episodes, seed
+        self.actor, self.eval_episodes, self.seed = actor or make_actor, eval_episodes, seed
         self._samplers: dict[str, EpisodeSampler] = {}
 
     def _sampler(self, stage: str, num_envs: int, episodes: int) -> EpisodeSampler:
@@ -130,7 +137,7 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> EpisodeDataset:
         """Complete episodes of the policy as it is, an update's worth at a time."""
-        return EpisodeDataset(self._agent, self._sampler("fit", self.num_envs, self.episodes_per_update))
+        return EpisodeDataset(self._agent, self._sampler("fit", self.num_envs, self.episodes_per_update), self.actor)
 
     def val_dataloader(self) -> list[EvaluationDataset]:
         """Evaluation episodes, sampled and greedy."""
@@ -144,7 +151,8 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def _evaluation(self, greedy: bool) -> EvaluationDataset:
         num_envs = min(self.num_envs, self.eval_episodes)
-        return EvaluationDataset(self._agent, self._sampler("evaluate", num_envs, self.eval_episodes), greedy)
+        sampler = self._sampler("evaluate", num_envs, self.eval_episodes)
+        return EvaluationDataset(self._agent, sampler, greedy, self.actor)
 
     @property
     def _agent(self) -> Reinforce:

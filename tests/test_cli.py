@@ -171,3 +171,11 @@ def test_episodes_that_never_end_are_cut(folder):
     main(["fit", *SMALL, "--data.max_episode_steps", "5"])
     rows = (run_of(folder) / "episodes.csv").read_text().splitlines()[1:]
     assert {tuple(row.split(",")[3:]) for row in rows} == {("5", "True")}
+
+
+def test_the_actor_can_be_overridden(folder):
+    main(["fit", *SMALL])
+    main(["fit", *SMALL, "--data.actor", "pg_lightning.actors.TorchActor"])
+    numpy, torchs = (torch.load(run_of(folder, n) / "checkpoints/last.ckpt")["state_dict"] for n in (0, 1))
+    assert not torch.equal(numpy["policy.0.weight"], torchs["policy.0.weight"]), "each draws its noise in its own order"
+    assert "pg_lightning.actors.TorchActor" in (run_of(folder, 1) / "config.yaml").read_text()
