@@ -33,8 +33,8 @@ class RunCheckpoint(Checkpoint):
         self.every_seconds, self.best = every_seconds, float("-inf")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._saved_at = time.monotonic()
+        """Start the clock; a ``last.ckpt`` that training did not go on from may be damaged and is not worth keeping."""
+        self._saved_at, self._good = time.monotonic(), Path(trainer.ckpt_path or "").name == "last.ckpt"
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Save if it is time."""
@@ -56,11 +56,11 @@ class RunCheckpoint(Checkpoint):
             try:
                 trainer.save_checkpoint(temporary, weights_only=False)
                 if trainer.is_global_zero:
-                    put_in_place(temporary, folder / name)
+                    put_in_place(temporary, folder / name, keep=name == "last.ckpt" and self._good)
             except OSError:  # The disk is full: leave no part behind, and what was good as it was.
                 temporary.unlink(missing_ok=True)
                 raise
-        self._saved_at = time.monotonic()
+        self._saved_at, self._good = time.monotonic(), True
 
     def state_dict(self) -> dict[str, Any]:
         """Return the highest running reward of a saved checkpoint."""
@@ -71,12 +71,18 @@ class RunCheckpoint(Checkpoint):
         self.best = state_dict["best"]
 
 
-def put_in_place(temporary: Path, path: Path) -> None:
-    """Flush a written file to the disk and move it to its place, where the last one becomes ``previous.ckpt``."""
+def put_in_place(temporary: Path, path: Path, keep: bool) -> None:
+    """Flush a written file to the disk and move it to its place; what was there may be kept as ``previous.ckpt``."""
     with temporary.open("rb+") as file:
         os.fsync(file.fileno())
-    if path.name == "last.ckpt" and path.exists():
-        os.replace(path, path.with_name("previous.ckpt"))
+    if keep and path.exists():
+        spare = path.with_name("previous.ckpt.tmp")
+        spare.unlink(missing_ok=True)
+        try:
+            os.link(path, spare)  # A second name, so that there is a last.ckpt at any moment.
+        except OSError:  # No hard links here: for a moment there is only the previous one.
+            os.replace(path, spare)
+        os.replace(spare, path.with_name("previous.ckpt"))
     os.replace(temporary, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:

@@ -66,6 +66,7 @@ class RunRecorder(Callback):
     ) -> None:
         """Bring the files up to the checkpoint, so that one never knows more than the other."""
         self._flush(trainer)
+        agent_of(trainer).log_update()
         for logger in trainer.loggers:
             logger.save()
 

@@ -71,10 +71,12 @@ def run_folder(checkpoint: Path) -> Path | None:
 def continue_csv(logger: CSVLogger, last: int) -> None:
     """Let a CSVLogger go on with the ``metrics.csv`` in its folder, which it would delete, up to step ``last``."""
     path = Path(logger.log_dir, "metrics.csv")
+    kept = path.with_name("metrics.csv.kept")
+    if kept.exists() and not path.exists():  # A kill came before it was put back.
+        os.replace(kept, path)
     if not path.exists():
         return
     header = rewrite_csv(path, [], "step", last)
-    kept = path.with_name("metrics.csv.kept")
     os.replace(path, kept)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")

@@ -48,18 +48,29 @@ def describe(value: Any) -> Any:
     return {"class_path": f"{named.__module__}.{name}", "init_args": arguments}
 
 
-def build(value: Any, *, instance: bool = False) -> Any:
+def build(value: Any, kind: type, *, instance: bool = False) -> Any:
     """Turn a spec back into what it describes; anything that is not a spec comes back as it is.
 
     Args:
-        value: perhaps a spec.
+        value: perhaps a spec, which may come from a checkpoint that nobody vouches for.
+        kind: the class that it must be a subclass of: nothing else is ever called.
         instance: whether to call the class, rather than to return it with its arguments bound.
 
-    >>> build({"class_path": "collections.Counter", "init_args": {"a": 1}}, instance=True)
+    Raises:
+        ValueError: it names something else.
+
+    >>> build({"class_path": "collections.Counter", "init_args": {"a": 1}}, dict, instance=True)
     Counter({'a': 1})
+    >>> build({"class_path": "os.system", "init_args": {"command": "ls"}}, dict, instance=True)
+    Traceback (most recent call last):
+    ...
+    ValueError: os.system is no dict
     """
     if not isinstance(value, dict) or "class_path" not in value:
         return value
     module, _, name = value["class_path"].rpartition(".")
-    made = partial(getattr(import_module(module), name), **value.get("init_args") or {})
+    named = getattr(import_module(module), name)
+    if not (isinstance(named, type) and issubclass(named, kind)):
+        raise ValueError(f"{value['class_path']} is no {kind.__name__}")
+    made = partial(named, **value.get("init_args") or {})
     return made() if instance else made

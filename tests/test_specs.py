@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pg_lightning import CategoricalMLP, Returns, StandardizedReturns, TimestepBaseline
+from pg_lightning import Advantage, CategoricalMLP, Returns, StandardizedReturns, TimestepBaseline
 from pg_lightning.envs import spaces
 from pg_lightning.specs import UNNAMED, build, describe
 from tests.envs import OwnPolicy, ScaledReturns
@@ -17,14 +17,14 @@ PLAIN = [None, True, 3, 0.99, "text", [1, "a", None], {"a": {"b": [1.5]}}, {}, [
 @pytest.mark.parametrize("value", PLAIN)
 def test_plain_data_stays_what_it_is(value):
     assert describe(value) == value
-    assert build(value) == value
-    assert build(value, instance=True) == value
+    assert build(value, object) == value
+    assert build(value, object, instance=True) == value
 
 
 @pytest.mark.parametrize("advantage", [Returns(), StandardizedReturns(), TimestepBaseline(), ScaledReturns(2.5)])
 def test_advantages_come_back_with_their_settings(advantage):
     spec = json.loads(json.dumps(describe(advantage)))
-    again = build(spec, instance=True)
+    again = build(spec, object, instance=True)
     assert type(again) is type(advantage) and vars(again) == vars(advantage)
 
 
@@ -48,20 +48,23 @@ def test_policies_come_back_with_their_arguments(policy, class_path, arguments):
     torch.manual_seed(0)
     expected = policy(*spaces("CartPole-v1"))
     torch.manual_seed(0)
-    made = build(json.loads(json.dumps(spec)))(*spaces("CartPole-v1"))
+    made = build(json.loads(json.dumps(spec)), torch.nn.Module)(*spaces("CartPole-v1"))
     assert str(made) == str(expected)
     assert all(torch.equal(a, b) for a, b in zip(made.parameters(), expected.parameters(), strict=True))
 
 
 def test_an_optimizer_comes_back():
     weights = [torch.nn.Parameter(torch.ones(2))]
-    optimizer = build(describe(partial(torch.optim.SGD, lr=0.25, momentum=0.5)))(weights)
+    optimizer = build(describe(partial(torch.optim.SGD, lr=0.25, momentum=0.5)), torch.optim.Optimizer)(weights)
     assert type(optimizer) is torch.optim.SGD
     assert (optimizer.defaults["lr"], optimizer.defaults["momentum"]) == (0.25, 0.5)
 
 
-def test_a_function_comes_back():
-    assert build(describe(torch.nn.init.constant_)).func is torch.nn.init.constant_
+@pytest.mark.parametrize("kind", [torch.nn.Module, torch.optim.Optimizer, Advantage])
+@pytest.mark.parametrize("class_path", ["subprocess.Popen", "os.system", "builtins.exec", "torch.nn.init.constant_"])
+def test_what_is_of_another_kind_is_never_called(class_path, kind):
+    with pytest.raises(ValueError, match=rf"{class_path} is no {kind.__name__}"):
+        build({"class_path": class_path, "init_args": {}}, kind)
 
 
 class Outer:
@@ -86,11 +89,11 @@ def test_what_cannot_be_named(value):
 
 
 def test_specs_without_arguments():
-    assert build({"class_path": "collections.Counter"}, instance=True) == Counter()
-    assert build({"class_path": "collections.OrderedDict", "init_args": None}, instance=True) == OrderedDict()
+    assert build({"class_path": "collections.Counter"}, dict, instance=True) == Counter()
+    assert build({"class_path": "collections.OrderedDict", "init_args": None}, dict, instance=True) == OrderedDict()
 
 
 @pytest.mark.parametrize("class_path", ["collections.NoSuchThing", "no_such_module.Thing"])
 def test_a_spec_of_what_is_not_there(class_path):
     with pytest.raises((ImportError, AttributeError), match=r"NoSuchThing|no_such_module"):
-        build({"class_path": class_path})
+        build({"class_path": class_path}, object)

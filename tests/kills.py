@@ -1,0 +1,297 @@
+"""Kills runs at random moments, resumes them, and compares with a run that was left alone: bit by bit.
+
+    python -m tests.kills --kills 100
+
+A run is ``main(["fit", ...])`` in a process forked from this one, which has imported everything already. Each kill is
+a SIGKILL. Exact are those in runs of which each checkpoint and the metrics equal those of the uninterrupted run.
+"""
+
+import argparse
+import json
+import mmap
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pg_lightning import Reinforce
+from pg_lightning.checkpoints import RunCheckpoint
+from pg_lightning.cli import main as train
+from tests import envs  # noqa: F401 - So that the forked processes need not.
+
+SETTINGS = {
+    "default, 4 environments": ["--data.num_envs", "4"],
+    "article.yaml": ["--config", str(Path(__file__).parents[1] / "configs/article.yaml")],
+    "own policy with dropout, StepLR": [
+        *("--data.num_envs", "3", "--data.episodes_per_update", "5", "--model.policy", "tests.envs.OwnPolicy"),
+        *("--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "10"),
+    ],
+}
+FASTER = {"article.yaml": 4}  # How many times as many updates it takes for a run to last.
+COMMON = ["--stop.threshold", "1e9", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
+PHASES = ["starting", "sampling", "updating", "saving"]
+STARTING, SAMPLING, UPDATING, SAVING = range(4)
+
+
+class Watch:
+    """What a run does just now, in memory shared with the process that kills it."""
+
+    def __init__(self, updates: int) -> None:
+        self._numbers = np.frombuffer(mmap.mmap(-1, 8 * (updates + 4)), np.float64)
+        self.phase = self._numbers[0:1]
+        self.since = self._numbers[1:2]  # When the last checkpoint was saved, or else training began.
+        self.done = self._numbers[2:3]  # Updates completed,
+        self.times = self._numbers[3:]  # and when.
+
+    def install(self, copies: Path | None) -> None:
+        """In the forked process: have training say what it does, and keep a copy of each checkpoint."""
+        begin, end = RunCheckpoint.on_train_start, RunCheckpoint.on_train_batch_end
+        save, step = RunCheckpoint.save, Reinforce.training_step
+
+        def on_train_start(*arguments):
+            begin(*arguments)
+            self.since[0], self.phase[0] = time.monotonic(), SAMPLING
+
+        def training_step(*arguments):
+            self.phase[0] = UPDATING
+            return step(*arguments)
+
+        def on_train_batch_end(callback, trainer, *arguments):
+            self.times[trainer.global_step], self.done[0] = time.monotonic(), trainer.global_step
+            end(callback, trainer, *arguments)
+            self.phase[0] = SAMPLING
+
+        def save_checkpoint(callback, trainer, *arguments):
+            self.phase[0] = SAVING
+            save(callback, trainer, *arguments)
+            self.since[0] = time.monotonic()
+            if copies is not None:
+                shutil.copy(Path(trainer.default_root_dir, "checkpoints/last.ckpt"), copies / f"{trainer.global_step}")
+
+        RunCheckpoint.on_train_start, RunCheckpoint.on_train_batch_end = on_train_start, on_train_batch_end
+        RunCheckpoint.save, Reinforce.training_step = save_checkpoint, training_step
+
+    def start(self, folder: Path, arguments: list[str], copies: Path | None = None) -> int:
+        """Fork a run; return its process id."""
+        self._numbers[:] = 0
+        if (pid := os.fork()) != 0:
+            return pid
+        try:
+            os.chdir(folder)
+            log = os.open(folder / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            self.install(copies)
+            train(["fit", *arguments])
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        print(end="", flush=True)
+        os._exit(code)
+
+
+@dataclass
+class Tally:
+    """What became of the kills of one setting."""
+
+    setting: str
+    every_seconds: float
+    kills: dict[str, int] = field(default_factory=lambda: dict.fromkeys(PHASES, 0))
+    runs: int = 0
+    resumed: int = 0
+    previous: int = 0
+    anew: int = 0
+    exact: int = 0
+    unreadable: int = 0
+    lost: int = 0
+    too_many_lost: int = 0
+    wrong: list[str] = field(default_factory=list)
+
+    def row(self) -> str:
+        where = " / ".join(map(str, self.kills.values()))
+        parts = [self.setting, f"{self.every_seconds:g}", self.runs, sum(self.kills.values()), where, self.resumed]
+        parts += [self.previous, self.anew, self.exact, self.unreadable, self.lost, self.too_many_lost]
+        return "| " + " | ".join(map(str, parts)) + " |"
+
+
+HEADER = (
+    "| setting | `every_seconds` | runs | kills | starting / sampling / updating / saving | resumed "
+    "| of these from `previous.ckpt` | no checkpoint yet, begun anew | exact | unreadable checkpoints "
+    "| updates repeated, at most | lost beyond the interval |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
+)
+
+
+def differences(one, other, ignored: set[str], place: str = "") -> list[str]:
+    """Name what differs, however deeply nested."""
+    pairs = None
+    if isinstance(one, dict) and isinstance(other, dict) and one.keys() == other.keys():
+        pairs = [(key, one[key], other[key]) for key in one if key not in ignored]
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        pairs = [(index, *pair) for index, pair in enumerate(zip(one, other, strict=True))]
+    if pairs is not None:
+        return [found for key, *pair in pairs for found in differences(*pair, ignored, f"{place}/{key}")]
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        same = one.dtype == other.dtype and torch.equal(one, other)
+    else:
+        same = type(one) is type(other) and one == other
+    return [] if same else [place]
+
+
+def run_of(folder: Path) -> Path | None:
+    """Return the newest of the run folders."""
+    return max(folder.glob("runs/*/version_*"), key=lambda path: int(path.name[8:]), default=None)
+
+
+class Killer:
+    """Runs one setting, whole and then in pieces."""
+
+    def __init__(self, name: str, updates: int, chance: random.Random, folder: Path) -> None:
+        self.chance, self.folder, self.updates = chance, folder, updates * FASTER.get(name, 1)
+        self.arguments = [*SETTINGS[name], *COMMON, "--trainer.max_steps", str(self.updates)]
+        self.watch = Watch(self.updates)
+        self.whole = folder / "whole"
+        self.copies = self.whole / "copies"
+        self.copies.mkdir(parents=True)
+        pid = self.watch.start(self.whole, [*self.arguments, "--checkpoint.every_seconds", "0"], self.copies)
+        self.seconds = -time.monotonic()
+        while not self.watch.phase[0] and os.waitpid(pid, os.WNOHANG)[0] == 0:
+            time.sleep(0.01)
+        self.start_seconds, began = self.seconds + time.monotonic(), time.monotonic()
+        code = os.waitpid(pid, 0)[1] if self.watch.phase[0] else 1
+        self.seconds = time.monotonic() - began
+        if code:
+            raise SystemExit(f"{name}: the uninterrupted run failed: {(self.whole / 'log.txt').read_text()[-2000:]}")
+
+    def kill(self, pid: int, folder: Path) -> None:
+        """Wait for a random moment and kill the run if it is still there."""
+        kind = self.chance.choices(["start", "random", "write"], [1, 6, 3])[0]
+        alive = True
+
+        def wait(seconds: float, until=lambda: False) -> None:
+            nonlocal alive
+            end = time.monotonic() + seconds
+            while alive and time.monotonic() < end and not until():
+                alive = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+                time.sleep(0.0003)
+
+        wait(self.chance.uniform(0, self.start_seconds))
+        if kind != "start":
+            wait(60, lambda: self.watch.phase[0] != STARTING)
+            wait(self.chance.uniform(0, self.seconds / 5))
+        if kind == "write":
+            run = run_of(folder)
+            wait(60, lambda: (run / "checkpoints/last.ckpt.tmp").exists())
+        if alive:
+            os.kill(pid, signal.SIGKILL)
+
+    def run(self, every: float, budget: int, tally: Tally) -> int:
+        """Do one run, killed as often as the budget allows; return the number of kills."""
+        folder = self.folder / f"{every:g}-{tally.runs}"
+        folder.mkdir()
+        first = [*self.arguments, "--checkpoint.every_seconds", str(every)]
+        more = ["--ckpt_path", "last", "--trainer.max_steps", str(self.updates)]
+        kills, known, arguments, found = 0, 0, first, len(tally.wrong)
+        tally.runs += 1
+        while True:
+            pid = self.watch.start(folder, arguments)
+            if kills < budget:
+                self.kill(pid, folder)
+            status = os.waitpid(pid, 0)[1]
+            if not os.WIFSIGNALED(status):
+                break
+            kills += 1
+            tally.kills[PHASES[int(self.watch.phase[0])]] += 1
+            last = run_of(folder) and run_of(folder) / "checkpoints/last.ckpt"
+            if last and not last.exists() and (previous := last.with_name("previous.ckpt")).exists():
+                last, tally.previous = previous, tally.previous + 1
+            if last is None or not last.exists():
+                reached, arguments = 0, first
+                tally.anew += 1
+            else:
+                reached, arguments = self.check(last, every, tally), more
+                tally.resumed += 1
+            lost = self.watch.times[reached + 1 : int(self.watch.done[0]) + 1]
+            late = int((lost > self.watch.since[0] + every).sum())
+            tally.lost = max(tally.lost, len(lost))
+            tally.too_many_lost += max(0, late - 1)  # One may have been about to be saved.
+            tally.wrong += [f"{last}: back from update {known} to {reached}"] * (reached < known)
+            known = reached
+        if os.waitstatus_to_exitcode(status) != 0:
+            tally.wrong.append(f"{folder}: ended with {status}: {(folder / 'log.txt').read_text()[-500:]}")
+        else:
+            self.compare(run_of(folder), every, tally)
+        tally.exact += kills * (len(tally.wrong) == found)
+        return kills
+
+    def check(self, last: Path, every: float, tally: Tally) -> int:
+        """Compare what a killed run left with the uninterrupted one after the same update; return which it is."""
+        ignored = {"seconds", "epoch", "loops"} | ({"best"} if every else set())
+        update = 0
+        for path in [*last.parent.glob("best.ckpt"), last]:
+            try:
+                checkpoint = torch.load(path, weights_only=True)
+                update = checkpoint["global_step"]
+            except Exception as error:
+                tally.unreadable += 1
+                tally.wrong.append(f"{path}: {error!r}")
+                continue
+            found = differences(checkpoint, torch.load(self.copies / str(update), weights_only=True), ignored)
+            tally.wrong += [f"{path}, update {update}: {place}" for place in found]
+        return update
+
+    def compare(self, run: Path, every: float, tally: Tally) -> None:
+        """Compare what a run left in the end."""
+        whole = run_of(self.whole)
+        reached = self.check(run / "checkpoints/last.ckpt", every, tally)
+        tally.wrong += [f"{run}: reached update {reached} only"] * (reached != self.updates)
+        for name in ("metrics.csv", "episodes.csv"):
+            if not (run / name).exists() or (run / name).read_bytes() != (whole / name).read_bytes():
+                tally.wrong.append(f"{run / name}: differs")
+        tally.wrong += [f"{path}: left behind" for path in run.rglob("*") if path.suffix in (".tmp", ".kept")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100, help="in all")
+    parser.add_argument("--per_run", type=int, default=8, help="kills of one run")
+    parser.add_argument("--updates", type=int, default=100, help="of one run")
+    parser.add_argument("--settings", type=int, default=len(SETTINGS), help="how many of them")
+    parser.add_argument("--every_seconds", type=float, nargs="+", default=[0.0, 0.2])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tmpdir", type=Path, help="where the runs are written")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    chance, tallies = random.Random(options.seed), list[Tally]()
+    cases = [(name, every) for name in list(SETTINGS)[: options.settings] for every in options.every_seconds]
+    with tempfile.TemporaryDirectory(dir=options.tmpdir, prefix="kills-") as folder:
+        killers = dict[str, Killer]()
+        for index, (name, every) in enumerate(cases):
+            left = options.kills // len(cases) + (index < options.kills % len(cases))
+            if name not in killers:
+                killers[name] = Killer(name, options.updates, chance, Path(folder, str(index)))
+            tallies.append(tally := Tally(name, every))
+            while left > 0:
+                left -= killers[name].run(every, min(left, options.per_run), tally)
+                print(tally.row(), file=sys.stderr, flush=True)
+    print(*(wrong for tally in tallies for wrong in tally.wrong), sep="\n", file=sys.stderr)
+    print(
+        json.dumps([asdict(tally) for tally in tallies])
+        if options.json
+        else "\n".join([HEADER, *map(Tally.row, tallies)])
+    )
+    sys.exit(any(tally.wrong or tally.too_many_lost for tally in tallies))
+
+
+if __name__ == "__main__":
+    main()

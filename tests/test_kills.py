@@ -1,0 +1,134 @@
+"""Kills, full disks and hostile checkpoints: what is good stays, and nothing foreign runs."""
+
+import json
+import os
+import pickle
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from pg_lightning import Reinforce
+from pg_lightning.cli import main
+
+ROOT = Path(__file__).parents[1]
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--stop.threshold", "1e9"]
+FEW = [*QUIET, "--data.num_envs", "2", "--checkpoint.every_seconds", "0"]
+LAST = Path("runs/CartPole-v1/version_0/checkpoints/last.ckpt")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_killed_runs_end_like_the_uninterrupted_one(tmp_path):
+    command = [sys.executable, "-m", "tests.kills", "--kills", "7", "--settings", "1", "--updates", "40", "--json"]
+    done = subprocess.run([*command, "--tmpdir", tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    tallies = json.loads(done.stdout)
+    assert sum(sum(tally["kills"].values()) for tally in tallies) == 7
+    assert sum(tally["exact"] for tally in tallies) == 7
+    assert all(tally["unreadable"] == tally["too_many_lost"] == 0 for tally in tallies)
+
+
+def test_a_kill_while_metrics_are_taken_over_loses_none():
+    main(["fit", *FEW, "--trainer.max_steps", "2"])
+    metrics = LAST.parents[1] / "metrics.csv"
+    metrics.rename(metrics.with_name("metrics.csv.kept"))
+    main(["fit", "--ckpt_path", "last", "--trainer.max_steps", "3"])
+    assert len(metrics.read_text().splitlines()) == 4
+    assert not metrics.with_name("metrics.csv.kept").exists()
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __reduce__(self):
+        return Path.touch, (Path("executed"),)
+
+
+def hostile(kind):
+    """A checkpoint that is whole but for a pickle, or a class to be called, that would make a file."""
+    main(["fit", *FEW, "--trainer.max_steps", "1"])
+    checkpoint = torch.load(LAST, weights_only=True)
+    path = Path("hostile.ckpt").absolute()
+    if kind == "pickle":
+        path.write_bytes(pickle.dumps(Evil(), protocol=2))
+    else:
+        torch.save(checkpoint | {"callbacks": Evil()}, path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["pickle", "checkpoint"])
+def test_a_malicious_checkpoint_executes_nothing(kind):
+    path = hostile(kind)
+    for command in ("fit", "test"):
+        with pytest.raises(SystemExit) as ended:
+            main([command, *QUIET, "--ckpt_path", str(path)])
+        assert re.fullmatch(r"error: .*hostile.ckpt cannot be read.*", ended.value.code)
+    with pytest.raises(pickle.UnpicklingError):
+        Reinforce.load_from_checkpoint(path)
+    assert not Path("executed").exists()
+    (pickle.loads(path.read_bytes()) if kind == "pickle" else torch.load(path, weights_only=False))
+    assert Path("executed").exists(), "it would not have done anything anyway"
+
+
+@pytest.mark.parametrize("name", ["policy", "advantage", "optimizer", "lr_scheduler"])
+def test_a_checkpoint_cannot_name_a_function_to_call(name):
+    main(["fit", *FEW, "--trainer.max_steps", "1"])
+    checkpoint = torch.load(LAST, weights_only=True)
+    command = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "executed"]}}
+    checkpoint["hyper_parameters"][name] = command
+    torch.save(checkpoint, "hostile.ckpt")
+    with pytest.raises((ValueError, TypeError)):
+        Reinforce.load_from_checkpoint("hostile.ckpt").configure_optimizers()
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *QUIET, "--ckpt_path", "hostile.ckpt", "--trainer.max_steps", "2"])
+    assert re.fullmatch("error: .*", ended.value.code)
+    assert not Path("executed").exists()
+
+
+def limited(arguments, limit):
+    """Run in a process whose files may be no larger: like a disk that is full."""
+
+    def limit_files():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    command = [sys.executable, ROOT / "train.py", "fit", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, preexec_fn=limit_files)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint():
+    main(["fit", *FEW, "--trainer.max_steps", "2"])
+    before = LAST.read_bytes()
+    done = limited(["--ckpt_path", "last", "--trainer.max_steps", "9"], 10_000)
+    assert done.returncode == 1
+    assert re.fullmatch(r"error: .*\n", done.stderr), done.stderr
+    assert LAST.read_bytes() == before
+    assert not list(LAST.parent.glob("*.tmp"))
+    main(["fit", "--ckpt_path", "last", "--trainer.max_steps", "3"])
+    assert torch.load(LAST, weights_only=True)["global_step"] == 3
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only to root")
+def test_a_read_only_run_folder():
+    main(["fit", *FEW, "--trainer.max_steps", "2"])
+    before = LAST.read_bytes()
+    folders = [LAST.parent, LAST.parent.parent]
+    try:
+        for folder in folders:
+            folder.chmod(0o500)
+        with pytest.raises(SystemExit, match=r"^error: .*[Pp]ermission denied") as ended:
+            main(["fit", "--ckpt_path", "last", "--trainer.max_steps", "3"])
+        assert "\n" not in ended.value.code
+    finally:
+        for folder in folders:
+            folder.chmod(0o700)
+    assert LAST.read_bytes() == before
