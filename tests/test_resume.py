@@ -142,3 +142,17 @@ def test_a_signal_ends_after_the_update_with_a_checkpoint(number):
     main(["fit", *QUIET, "--data.num_envs", "2", "--trainer.max_steps", str(updates + 3)])
     assert_same(checkpoint(0)["state_dict"], checkpoint(1)["state_dict"])
     assert_same(checkpoint(0)["optimizer_states"], checkpoint(1)["optimizer_states"])
+
+
+def test_a_damaged_last_checkpoint_is_passed_over():
+    main(["fit", *QUIET, "--data.num_envs", "2", "--trainer.max_steps", "4", "--checkpoint.every_seconds", "0"])
+    folder = RUN / "version_0/checkpoints"
+    whole = (folder / "last.ckpt").read_bytes()
+    assert checkpoint(0, "previous")["global_step"] in (3, 4)
+    (folder / "last.ckpt").write_bytes(whole[: len(whole) // 2])
+    with pytest.warns(UserWarning, match=r"last.ckpt cannot be read .*going on from .*previous.ckpt"):
+        main(["fit", "--ckpt_path", "last", "--trainer.max_steps", "6", "--checkpoint.every_seconds", "1000"])
+    main(["fit", *QUIET, "--data.num_envs", "2", "--trainer.max_steps", "6"])
+    assert_same(checkpoint(0)["state_dict"], checkpoint(1)["state_dict"])
+    assert checkpoint(0, "previous")["global_step"] in (3, 4), "the damaged one was not kept"
+    assert (RUN / "version_0/metrics.csv").read_text() == (RUN / "version_1/metrics.csv").read_text()
