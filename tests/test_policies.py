@@ -6,7 +6,7 @@ from torch import nn
 from torch.distributions import Categorical
 
 from pg_lightning import CategoricalMLP, ConsistentDropout
-from pg_lightning.actors import TorchActor
+from pg_lightning.actors import TorchActor, acting
 from pg_lightning.policies import consistent_dropouts, replay_masks, with_consistent_dropout
 
 BOX, DISCRETE = gym.spaces.Box(-1, 1, (4,), np.float32), gym.spaces.Discrete(2)
@@ -17,7 +17,8 @@ def log_probs_agree_when_replayed(policy, steps=3, num_envs=5):
     observations = np.random.default_rng(0).normal(size=(steps, num_envs, 4)).astype(np.float32)
     actor = TorchActor(policy)
     actor.begin(num_envs, np.random.default_rng(0))
-    actions = np.stack([actor.act(rows) for rows in observations])
+    with acting():
+        actions = np.stack([actor.act(rows) for rows in observations])
     log_probs, masks = actor.record(actions)
     rows = [torch.from_numpy(values).flatten(0, 1) for values in (observations, actions, *masks)]
     with replay_masks(policy, rows[2:]):
