@@ -1,23 +1,26 @@
 """How a policy acts: without gradients, and with as little overhead as it allows.
 
-An actor serves one update at a time, within :func:`acting`: :meth:`Actor.begin`, one :meth:`Actor.act` per step of the
-environments, then :meth:`Actor.record`. The right one is picked by :func:`make_actor`.
+An actor serves one update at a time, within :func:`~pg_lightning.distributions.acting`: :meth:`Actor.begin`, one
+:meth:`Actor.act` per step of the environments, then :meth:`Actor.record`. The right one is picked by
+:func:`make_actor`.
 """
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
-from torch.distributions import Categorical, Distribution
 
+from pg_lightning.distributions import unnormalized_logits
 from pg_lightning.policies import CategoricalMLP, ConsistentDropout, consistent_dropouts
 
-NOISE_STEPS = 64
-"""Steps of the environments that random numbers are drawn for at a time."""
+NOISE_ROWS, NOISE_STEPS = 4096, 256
+"""Random numbers are drawn for so many actions at a time, and for at most so many steps of the environments."""
+
+TINY = np.finfo(np.float32).tiny
 
 
 class Actor(ABC):
@@ -56,6 +59,11 @@ def make_actor(policy: nn.Module, greedy: bool = False) -> Actor:
     return TorchActor(policy, greedy)
 
 
+def block_of(num_envs: int) -> int:
+    """Return for how many steps of the environments random numbers are drawn at a time."""
+    return max(1, min(NOISE_ROWS // num_envs, NOISE_STEPS))
+
+
 def gumbel_noise(rng: np.random.Generator, shape: tuple[int, ...], greedy: bool) -> np.ndarray:
     """Draw standard Gumbel noise, float32: the argmax of logits plus it is a sample of their softmax.
 
@@ -64,30 +72,15 @@ def gumbel_noise(rng: np.random.Generator, shape: tuple[int, ...], greedy: bool)
     if greedy:
         return np.zeros(shape, np.float32)
     exponential = rng.standard_exponential(shape, dtype=np.float32)
-    return -np.log(np.maximum(exponential, np.finfo(np.float32).tiny))
-
-
-@contextmanager
-def acting() -> Iterator[None]:
-    """Within this context nothing is differentiated and distributions do not check their arguments.
-
-    Actors act in it. Entered once per update, it costs nothing per step.
-    """
-    validate = Distribution._validate_args
-    Distribution.set_default_validate_args(False)
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        Distribution.set_default_validate_args(validate)
+    return -np.log(np.maximum(exponential, TINY))
 
 
 def log_probs_of(actions: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """Return the log-probabilities of actions ``[S, N]`` under the softmax of logits ``[S, N, actions]``."""
-    columns = np.ascontiguousarray(np.moveaxis(logits, -1, 0))  # NumPy reduces few actions faster along this axis.
-    largest = columns.max(0)
-    log_sum = largest + np.log(np.exp(columns - largest).sum(0))
-    return np.take_along_axis(columns, actions[None], 0)[0] - log_sum
+    columns = np.ascontiguousarray(logits.reshape(actions.size, -1).T)  # NumPy reduces few actions faster like this.
+    columns -= columns.max(0)
+    taken = columns[actions.ravel(), np.arange(actions.size)]
+    return (taken - np.log(np.exp(columns).sum(0))).reshape(actions.shape)
 
 
 class TorchActor(Actor):
@@ -109,7 +102,7 @@ class TorchActor(Actor):
         self.rng, self.num_envs = rng, num_envs
         torch.manual_seed(int(rng.integers(2**63)))
         self.device = next((p.device for p in self.policy.parameters()), torch.device("cpu"))
-        self.noise: np.ndarray | None = None
+        self.steps, self.block = 0, block_of(num_envs)
         self.logits: list[np.ndarray] = []
         self.log_probs: list[np.ndarray] = []
         self.masks: list[list[np.ndarray]] = [[] for _ in self.dropouts]
@@ -122,8 +115,9 @@ class TorchActor(Actor):
                 if dropout.mask is None:
                     raise ValueError(f"the policy did not call its {dropout}, so its masks cannot be recorded")
                 masks.append(dropout.mask.cpu().numpy())
-        if type(distribution) is Categorical and distribution.logits.ndim == 2:
-            return self._argmax(distribution.logits.cpu().numpy())
+        logits = unnormalized_logits(distribution)
+        if logits is not None and logits.ndim == 2:
+            return self._argmax(logits.cpu().numpy())
         sample = distribution.mode if self.greedy else distribution.sample()
         log_probs = distribution.log_prob(sample)
         self._check(log_probs.shape)
@@ -132,13 +126,14 @@ class TorchActor(Actor):
 
     def _argmax(self, logits: np.ndarray) -> np.ndarray:
         """Sample from the softmax of logits ``[N, actions]``."""
-        step = len(self.logits) % NOISE_STEPS
+        step = self.steps % self.block
         if step == 0:
             self._check(logits.shape[:1])
-            self.noise = gumbel_noise(self.rng, (NOISE_STEPS, *logits.shape), self.greedy)
-        assert self.noise is not None
-        self.logits.append(logits)
-        return (logits + self.noise[step]).argmax(-1)
+            self.noise = gumbel_noise(self.rng, (self.block, *logits.shape), self.greedy)
+            self.logits.append(np.empty((self.block, *logits.shape), logits.dtype))
+        self.steps += 1
+        self.logits[-1][step] = logits
+        return np.add(logits, self.noise[step]).argmax(1)
 
     def _check(self, shape: tuple[int, ...]) -> None:
         """Refuse anything but one log-probability for each environment."""
@@ -150,8 +145,10 @@ class TorchActor(Actor):
 
     def record(self, actions: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return behaviour log-probs ``[S, N]`` and kept units ``[S, N, *units]`` of each dropout layer."""
-        log_probs = log_probs_of(actions, np.stack(self.logits)) if self.logits else np.stack(self.log_probs)
-        return log_probs, [np.stack(masks) for masks in self.masks if masks]
+        masks = [np.stack(masks) for masks in self.masks if masks]
+        if self.logits:
+            return log_probs_of(actions, np.concatenate(self.logits)[: self.steps]), masks
+        return np.stack(self.log_probs), masks
 
 
 class _Layer(NamedTuple):
@@ -161,7 +158,7 @@ class _Layer(NamedTuple):
     bias: np.ndarray | None
     outputs: np.ndarray  # [N, outputs], written anew at each step
     zeros: np.ndarray  # [N, outputs]: NumPy takes the maximum with an array faster than with a number
-    scale: np.ndarray | None = None  # [NOISE_STEPS, N, outputs]: 0 for a dropped unit, else 1 / (1 - p)
+    scale: np.ndarray | None = None  # [steps, N, outputs]: 0 for a dropped unit, else 1 / (1 - p)
 
 
 class NumpyActor(Actor):
@@ -192,19 +189,20 @@ class NumpyActor(Actor):
         *self.hidden, self.last = layers
         self.dropouts = dropouts
         self.steps = self.block_start = self.block_end = 0
+        self.block = block_of(num_envs)
         self.noise: list[np.ndarray] = []
         self.logits: list[np.ndarray] = []
         self.masks: list[list[np.ndarray]] = [[] for _ in dropouts]
 
     def _draw_block(self) -> None:
         """Draw the noise and the masks of the next steps."""
-        self.block_start, self.block_end = self.block_end, self.block_end + NOISE_STEPS
-        shape = NOISE_STEPS, *self.last.outputs.shape
+        self.block_start, self.block_end = self.block_end, self.block_end + self.block
+        shape = self.block, *self.last.outputs.shape
         self.noise.append(gumbel_noise(self.rng, shape, self.greedy))
         self.logits.append(np.empty(shape, np.float32))
         for masks, (place, p) in zip(self.masks, self.dropouts.items(), strict=True):
-            shape = NOISE_STEPS, *self.hidden[place].outputs.shape
-            size = int(np.prod(shape))
+            shape = self.block, *self.hidden[place].outputs.shape
+            size = math.prod(shape)
             bits = self.rng.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
             masks.append((bits >= round(p * 65536)).reshape(shape))
             self.hidden[place] = self.hidden[place]._replace(scale=masks[-1] * np.float32(1 / (1 - p)))
@@ -218,16 +216,16 @@ class NumpyActor(Actor):
         if values.ndim != 2 or values.dtype != np.float32:
             values = values.reshape(self.num_envs, -1).astype(np.float32)
         for weight, bias, outputs, zeros, scale in self.hidden:
-            values = np.dot(values, weight, out=outputs)
+            values = values.dot(weight, outputs)
             if bias is not None:
-                values += bias
+                np.add(values, bias, values)
             np.maximum(values, zeros, out=values)
             if scale is not None:
-                values *= scale[step]
-        logits = np.dot(values, self.last.weight, out=self.logits[-1][step])
+                np.multiply(values, scale[step], values)
+        logits = values.dot(self.last.weight, self.logits[-1][step])
         if self.last.bias is not None:
-            logits += self.last.bias
-        return (logits + self.noise[-1][step]).argmax(1)
+            np.add(logits, self.last.bias, logits)
+        return np.add(logits, self.noise[-1][step], self.last.outputs).argmax(1)
 
     def record(self, actions: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return behaviour log-probs ``[S, N]`` and kept units ``[S, N, units]`` of each dropout layer."""

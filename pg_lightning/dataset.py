@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import IterableDataset
 
 from pg_lightning.actors import ActorFactory, make_actor
@@ -153,6 +154,10 @@ class EpisodeDataModule(pl.LightningDataModule):
         num_envs = min(self.num_envs, self.eval_episodes)
         sampler = self._sampler("evaluate", num_envs, self.eval_episodes)
         return EvaluationDataset(self._agent, sampler, greedy, self.actor)
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Move a batch to where the policy is; Lightning would look for the tensors in it one by one."""
+        return batch.to(device)
 
     @property
     def _agent(self) -> Reinforce:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
+from operator import or_
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -53,11 +54,12 @@ class Episodes:
                 f"not one entry per episode each: lengths {tuple(self.lengths.shape)}, "
                 f"terminated {tuple(self.terminated.shape)}, truncated {tuple(self.truncated.shape)}"
             )
-        if int(self.lengths.sum()) != len(self.rewards):
-            raise ValueError(f"lengths sum to {int(self.lengths.sum())}, but there are {len(self.rewards)} timesteps")
-        if not bool((self.lengths >= 1).all()):
-            raise ValueError(f"every episode must last at least 1 timestep; lengths are {self.lengths.tolist()}")
-        if not bool((self.terminated | self.truncated).all()):
+        lengths = self.lengths.tolist()
+        if sum(lengths) != len(self.rewards):
+            raise ValueError(f"lengths sum to {sum(lengths)}, but there are {len(self.rewards)} timesteps")
+        if lengths and min(lengths) < 1:
+            raise ValueError(f"every episode must last at least 1 timestep; lengths are {lengths}")
+        if not all(map(or_, self.terminated.tolist(), self.truncated.tolist())):
             raise ValueError("every episode must be complete: terminated or truncated")
 
     def __len__(self) -> int:
@@ -104,7 +106,7 @@ class Outcome(NamedTuple):
     def statistics(self) -> dict[str, float]:
         """Return the mean return and length (timesteps), and the fraction truncated."""
         names = "episode_return", "episode_length", "truncated"
-        return {name: values.double().mean().item() for name, values in zip(names, self, strict=True)}
+        return {name: values.numpy(force=True).mean().item() for name, values in zip(names, self, strict=True)}
 
 
 class Chunk(NamedTuple):
@@ -136,12 +138,13 @@ class Batch(NamedTuple):
     episodes: Episodes
     advantages: Tensor
 
+    def to(self, device: torch.device) -> "Batch":
+        """Move it to a device."""
+        return Batch(self.episodes.to(device), self.advantages.to(device))
+
     def chunks(self, size: int) -> Iterator[Chunk]:
         """Cut the batch into runs of at most ``size`` timesteps, views rather than copies."""
         episodes = self.episodes
-        for start in range(0, episodes.num_timesteps, size):
-            part = slice(start, start + size)
-            masks = [mask[part] for mask in episodes.masks]
-            yield Chunk(
-                episodes.observations[part], episodes.actions[part], masks, self.advantages[part], len(episodes)
-            )
+        per_timestep = [episodes.observations, episodes.actions, self.advantages, *episodes.masks]
+        for observations, actions, advantages, *masks in zip(*(rows.split(size) for rows in per_timestep), strict=True):
+            yield Chunk(observations, actions, masks, advantages, len(episodes))

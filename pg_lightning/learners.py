@@ -82,7 +82,7 @@ class MLPGradient:
                 values = nn.functional.linear(values, layer.weight, layer.bias)
             elif isinstance(layer, ConsistentDropout):
                 scales[-1] = 1 / (1 - layer.p)
-                values.mul_(next(masks)).mul_(scales[-1])
+                values.mul_(next(masks).view(torch.uint8)).mul_(scales[-1])  # A mask of bool takes four times as long.
             else:
                 values.relu_()
         logits = torch.mm(last.weight, values.t())  # [actions, C]

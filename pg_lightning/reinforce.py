@@ -1,5 +1,6 @@
 """REINFORCE: Monte-Carlo policy gradient, as a LightningModule."""
 
+import math
 from functools import partial
 from typing import Any
 
@@ -103,13 +104,13 @@ class Reinforce(pl.LightningModule):
             raise RuntimeError(f"episodes of update {episodes.update} came when update {self.global_step} was due")
         chunks, parameters = batch.chunks(self.chunk_size), learning_parameters(self.policy)
         loss = summed_over_chunks(make_gradient(self.policy), chunks, parameters)
-        if not torch.isfinite(loss):
-            raise ValueError(f"update {self.global_step}: the loss is {loss.item()}; nothing was learnt from it")
+        if not math.isfinite(value := loss.item()):
+            raise ValueError(f"update {self.global_step}: the loss is {value}; nothing was learnt from it")
         self.outcome = outcome = self.gather(episodes.outcome())
-        self.num_episodes += len(outcome.lengths)
-        self.num_env_steps += outcome.lengths.sum()
+        self.num_episodes.add_(len(outcome.lengths))
+        self.num_env_steps.add_(outcome.lengths.sum())
         self.metrics = {
-            "loss": loss.item(),
+            "loss": value,
             **outcome.statistics(),
             "entropy": -episodes.log_probs.mean().item(),
             "episodes": self.num_episodes.item(),
@@ -130,7 +131,10 @@ class Reinforce(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Stop before a gradient that is not finite reaches the weights."""
         for name, parameter in self.policy.named_parameters():
-            if parameter.grad is not None and not torch.isfinite(parameter.grad).all():
+            # A sum that is finite has finite terms only, and takes a fifth of the time.
+            if (gradient := parameter.grad) is None or math.isfinite(gradient.sum().item()):
+                continue
+            if not torch.isfinite(gradient).all():
                 raise ValueError(f"update {self.global_step}: the gradient of {name} is not finite; weights unchanged")
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:

@@ -5,7 +5,8 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from pg_lightning.actors import Actor, acting
+from pg_lightning.actors import Actor
+from pg_lightning.distributions import acting
 from pg_lightning.envs import SingleEnv
 from pg_lightning.episodes import Episodes
 
@@ -51,6 +52,7 @@ class EpisodeSampler:
         share, rest = divmod(episodes_per_update, envs.num_envs)
         self.quotas = share + (np.arange(envs.num_envs) < rest)
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self._first_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self._step = 0
         self.autoreset = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         time_limit = envs.spec.max_episode_steps if envs.spec is not None else None
@@ -70,7 +72,7 @@ class EpisodeSampler:
         """Double the room, keeping what is in it."""
         for name in ("_observations", "_actions", "_rewards", "_terminated", "_truncated"):
             rows = getattr(self, name)
-            setattr(self, name, np.concatenate([rows, np.empty_like(rows)]))
+            setattr(self, name, np.concatenate([rows, np.zeros_like(rows)]))
 
     def sample(self, actor: Actor, update: int) -> Episodes:
         """Run the episodes of an update.
@@ -125,9 +127,11 @@ class EpisodeSampler:
         return step
 
     def _run_one(self, actor: Actor, seed: int) -> int:
-        """Do the same with a single environment, without the arrays that several need."""
+        """Do the same with a single environment, with little more per step than the step itself."""
         env, step = self.envs.env, 0  # type: ignore[attr-defined]
         scalar = env.action_space.shape == ()
+        self._terminated.fill(False)
+        self._truncated.fill(False)
         for episode in range(int(self.quotas[0])):
             observation, _ = env.reset(seed=seed if episode == 0 else None)
             terminated = truncated = False
@@ -137,35 +141,50 @@ class EpisodeSampler:
                     self._grow()
                 row = self._observations[step]
                 row[0] = observation
-                self._actions[step] = action = actor.act(row)[0]
-                if scalar:
-                    action = action.item()  # Gymnasium checks a Python number faster than one of NumPy's.
-                observation, self._rewards[step], terminated, truncated, _ = env.step(action)
-                self._terminated[step], self._truncated[step] = terminated, truncated
+                # Gymnasium checks a Python number faster than one of NumPy's.
+                action = actor.act(row).item() if scalar else actor.act(row)[0]
+                self._actions[step, 0] = action
+                observation, reward, terminated, truncated, _ = env.step(action)
+                self._rewards[step, 0] = reward
                 step += 1
+            self._terminated[step - 1], self._truncated[step - 1] = terminated, truncated
         return step
 
     def _env_seed(self, update: int) -> int:
         """Seed of the first environment, environment i getting this plus i: no two of a run's ranges overlap."""
-        first = int(np.random.SeedSequence(self.seed).generate_state(1)[0])
         half, index = divmod(update, EVALUATION_UPDATE)  # Training has the lower half of all seeds.
-        return half * 2**30 + (first + (index * self.world_size + self.rank) * self.envs.num_envs) % 2**30
+        return half * 2**30 + (self._first_seed + (index * self.world_size + self.rank) * self.envs.num_envs) % 2**30
 
-    def _pack(self, actor: Actor, steps: int, update: int) -> Episodes:
-        """Take the timesteps that belong to the quotas out of the ``steps`` rows, one environment after the other."""
-        terminated, truncated = self._terminated[:steps], self._truncated[:steps]
-        ended = terminated | truncated
+    def _rows(self, ended: np.ndarray) -> np.ndarray | slice:
+        """Find the timesteps that belong to the quotas, one environment after the other.
+
+        Args:
+            ended: whether an episode ended in a step ``[S, N]``.
+
+        Returns:
+            Their places in what was written ``[S x N]``.
+        """
+        if isinstance(self.envs, SingleEnv):  # It is stepped, and reset, no more than it owes.
+            return slice(None)
         ended_before: np.ndarray = np.cumsum(ended, axis=0) - ended
         wanted = ended_before < self.quotas
         if self.autoreset == AutoresetMode.NEXT_STEP:
             wanted[1:] &= ~ended[:-1]  # The step after an episode's last only resets; its action is ignored.
-        env, row = np.nonzero(wanted.T)
-        rows = row * self.envs.num_envs + env
+        return np.arange(ended.size).reshape(ended.shape).T[wanted.T]
+
+    def _pack(self, actor: Actor, steps: int, update: int) -> Episodes:
+        """Copy the episodes of the quotas out of the ``steps`` rows that were written."""
+        ended, num_envs = self._terminated[:steps] | self._truncated[:steps], self.envs.num_envs
+        rows = self._rows(ended)
 
         def packed(values: np.ndarray) -> np.ndarray:
-            return values[:steps].reshape(steps * self.envs.num_envs, *values.shape[2:]).take(rows, axis=0)
+            values = values[:steps].reshape(steps * num_envs, *values.shape[2:])
+            return values.copy() if isinstance(rows, slice) else values.take(rows, axis=0)
 
         ends = np.flatnonzero(packed(ended))
+        lengths = ends.copy()
+        lengths[1:] -= ends[:-1]
+        lengths[0] += 1
         log_probs, masks = actor.record(self._actions[:steps])
         episodes = Episodes(
             observations=torch.from_numpy(packed(self._observations)),
@@ -173,16 +192,18 @@ class EpisodeSampler:
             log_probs=torch.from_numpy(packed(log_probs)),
             rewards=torch.from_numpy(packed(self._rewards)),
             masks=tuple(torch.from_numpy(packed(mask)) for mask in masks),
-            lengths=torch.from_numpy(np.diff(ends, prepend=-1)),
-            terminated=torch.from_numpy(packed(terminated)[ends]),
-            truncated=torch.from_numpy(packed(truncated)[ends]),
+            lengths=torch.from_numpy(lengths),
+            terminated=torch.from_numpy(packed(self._terminated)[ends]),
+            truncated=torch.from_numpy(packed(self._truncated)[ends]),
             update=update,
         )
         for name in ("observations", "rewards"):
             finite = np.isfinite(getattr(episodes, name).numpy())
             if not finite.all():
-                first = int(np.argwhere(~finite)[0, 0])
-                where = f"environment {env[first]} emitted {name} that are not finite, at step {row[first]}"
+                place = np.arange(steps * num_envs)[rows][np.argwhere(~finite)[0, 0]]
+                where = (
+                    f"environment {place % num_envs} emitted {name} that are not finite, at step {place // num_envs}"
+                )
                 raise ValueError(f"{self._when(update)}: {where}")
         return episodes
 

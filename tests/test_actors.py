@@ -6,7 +6,8 @@ from torch import nn
 from torch.distributions import Categorical
 
 from pg_lightning import CategoricalMLP
-from pg_lightning.actors import NOISE_STEPS, NumpyActor, TorchActor, acting, make_actor
+from pg_lightning.actors import NOISE_STEPS, NumpyActor, TorchActor, make_actor
+from pg_lightning.distributions import acting
 from pg_lightning.policies import consistent_dropouts, replay_masks, with_consistent_dropout
 from tests.envs import GaussianPolicy, OwnPolicy
 

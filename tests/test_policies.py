@@ -6,7 +6,8 @@ from torch import nn
 from torch.distributions import Categorical
 
 from pg_lightning import CategoricalMLP, ConsistentDropout
-from pg_lightning.actors import TorchActor, acting
+from pg_lightning.actors import TorchActor
+from pg_lightning.distributions import acting
 from pg_lightning.policies import consistent_dropouts, replay_masks, with_consistent_dropout
 
 BOX, DISCRETE = gym.spaces.Box(-1, 1, (4,), np.float32), gym.spaces.Discrete(2)
