@@ -7,7 +7,7 @@ An actor serves one update at a time, within :func:`~pg_lightning.distributions.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -79,7 +79,7 @@ def log_probs_of(actions: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """Return the log-probabilities of actions ``[S, N]`` under the softmax of logits ``[S, N, actions]``."""
     columns = np.ascontiguousarray(logits.reshape(actions.size, -1).T)  # NumPy reduces few actions faster like this.
     columns -= columns.max(0)
-    taken = columns[actions.ravel(), np.arange(actions.size)]
+    taken = columns.take(actions.ravel() * actions.size + np.arange(actions.size))
     return (taken - np.log(np.exp(columns).sum(0))).reshape(actions.shape)
 
 
@@ -158,7 +158,7 @@ class _Layer(NamedTuple):
     bias: np.ndarray | None
     outputs: np.ndarray  # [N, outputs], written anew at each step
     zeros: np.ndarray  # [N, outputs]: NumPy takes the maximum with an array faster than with a number
-    scale: np.ndarray | None = None  # [steps, N, outputs]: 0 for a dropped unit, else 1 / (1 - p)
+    dropout: float = 0.0  # Probability that a unit is dropped.
 
 
 class NumpyActor(Actor):
@@ -178,56 +178,53 @@ class NumpyActor(Actor):
     def begin(self, num_envs: int, rng: np.random.Generator) -> None:
         """Start an update: read the policy as it is now, and draw all noise from ``rng``."""
         self.rng, self.num_envs = rng, num_envs
-        layers, dropouts = list[_Layer](), dict[int, float]()
+        layers = list[_Layer]()
         for module in self.policy:
             if isinstance(module, nn.Linear):
                 weight = module.weight.detach().cpu().numpy().T
                 bias = None if module.bias is None else module.bias.detach().cpu().numpy()
                 layers.append(_Layer(weight, bias, *np.zeros((2, num_envs, weight.shape[1]), np.float32)))
             elif isinstance(module, ConsistentDropout) and module.training:
-                dropouts[len(layers) - 1] = module.p
+                layers[-1] = layers[-1]._replace(dropout=module.p)
         *self.hidden, self.last = layers
-        self.dropouts = dropouts
-        self.steps = self.block_start = self.block_end = 0
-        self.block = block_of(num_envs)
-        self.noise: list[np.ndarray] = []
+        self.dropped = [layer for layer in self.hidden if layer.dropout]
+        self.block: Iterator[tuple[np.ndarray, ...]] = iter(())
         self.logits: list[np.ndarray] = []
-        self.masks: list[list[np.ndarray]] = [[] for _ in dropouts]
+        self.masks: list[list[np.ndarray]] = [[] for _ in self.dropped]
 
-    def _draw_block(self) -> None:
-        """Draw the noise and the masks of the next steps."""
-        self.block_start, self.block_end = self.block_end, self.block_end + self.block
-        shape = self.block, *self.last.outputs.shape
-        self.noise.append(gumbel_noise(self.rng, shape, self.greedy))
-        self.logits.append(np.empty(shape, np.float32))
-        for masks, (place, p) in zip(self.masks, self.dropouts.items(), strict=True):
-            shape = self.block, *self.hidden[place].outputs.shape
+    def _draw_block(self) -> tuple[np.ndarray, ...]:
+        """Draw the noise and the masks of the next steps; return what the first of them needs."""
+        steps, scales = block_of(self.num_envs), list[np.ndarray]()
+        noise = gumbel_noise(self.rng, (steps, *self.last.outputs.shape), self.greedy)
+        self.logits.append(np.empty_like(noise))
+        for layer, masks in zip(self.dropped, self.masks, strict=True):
+            shape = steps, *layer.outputs.shape
             size = math.prod(shape)
             bits = self.rng.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
-            masks.append((bits >= round(p * 65536)).reshape(shape))
-            self.hidden[place] = self.hidden[place]._replace(scale=masks[-1] * np.float32(1 / (1 - p)))
+            masks.append((bits >= round(layer.dropout * 65536)).reshape(shape))
+            scales.append(masks[-1] * np.float32(1 / (1 - layer.dropout)))
+        self.block = zip(noise, self.logits[-1], *scales, strict=True)
+        return next(self.block)
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Sample an action for each environment: ``[N, *obs]`` -> ``[N]``."""
-        if self.steps == self.block_end:
-            self._draw_block()
-        step, self.steps = self.steps - self.block_start, self.steps + 1
+        noise, logits, *scales = next(self.block, None) or self._draw_block()
         values = observations
         if values.ndim != 2 or values.dtype != np.float32:
             values = values.reshape(self.num_envs, -1).astype(np.float32)
-        for weight, bias, outputs, zeros, scale in self.hidden:
+        for weight, bias, outputs, zeros, dropout in self.hidden:
             values = values.dot(weight, outputs)
             if bias is not None:
                 np.add(values, bias, values)
             np.maximum(values, zeros, out=values)
-            if scale is not None:
-                np.multiply(values, scale[step], values)
-        logits = values.dot(self.last.weight, self.logits[-1][step])
+            if dropout:
+                np.multiply(values, scales.pop(0), values)
+        values.dot(self.last.weight, logits)
         if self.last.bias is not None:
             np.add(logits, self.last.bias, logits)
-        return np.add(logits, self.noise[-1][step], self.last.outputs).argmax(1)
+        return np.add(logits, noise, self.last.outputs).argmax(1)
 
     def record(self, actions: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         """Return behaviour log-probs ``[S, N]`` and kept units ``[S, N, units]`` of each dropout layer."""
-        log_probs = log_probs_of(actions, np.concatenate(self.logits)[: self.steps])
-        return log_probs, [np.concatenate(masks)[: self.steps] for masks in self.masks]
+        log_probs = log_probs_of(actions, np.concatenate(self.logits)[: len(actions)])
+        return log_probs, [np.concatenate(masks)[: len(actions)] for masks in self.masks]

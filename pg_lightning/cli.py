@@ -24,6 +24,7 @@ from pg_lightning.advantages import TimestepBaseline
 from pg_lightning.callbacks import (
     EpisodeLines,
     GracefulInterrupt,
+    NoProfiler,
     StopAtRewardThreshold,
     UpdateProgressBar,
 )
@@ -172,7 +173,7 @@ class CLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks += [PredictionWriter()]
         self.config[self.subcommand] = self.config_to_save
-        return self._instantiate_trainer({**config, **kwargs}, callbacks)
+        return self._instantiate_trainer({**config, "profiler": config.profiler or NoProfiler(), **kwargs}, callbacks)
 
     def _before_any(self) -> None:
         """Refuse a checkpoint of another policy."""

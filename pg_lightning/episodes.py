@@ -9,6 +9,8 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
+from pg_lightning.functional import episode_sums
+
 
 @dataclass(eq=False)
 class Episodes:
@@ -74,7 +76,7 @@ class Episodes:
     @cached_property
     def returns(self) -> Tensor:
         """Undiscounted sum of each episode's rewards ``[E]``, float64."""
-        return torch.segment_reduce(self.rewards.double(), "sum", lengths=self.lengths)
+        return episode_sums(self.rewards.double(), self.lengths)
 
     def outcome(self) -> "Outcome":
         """Return what each episode came to."""
@@ -106,7 +108,7 @@ class Outcome(NamedTuple):
     def statistics(self) -> dict[str, float]:
         """Return the mean return and length (timesteps), and the fraction truncated."""
         names = "episode_return", "episode_length", "truncated"
-        return {name: values.numpy(force=True).mean().item() for name, values in zip(names, self, strict=True)}
+        return {name: sum(values.tolist()) / len(values) for name, values in zip(names, self, strict=True)}
 
 
 class Chunk(NamedTuple):

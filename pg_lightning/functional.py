@@ -87,6 +87,26 @@ def returns_to_go(rewards: Tensor, lengths: Tensor, gamma: float) -> Tensor:
     return torch.from_numpy(returns).to(rewards.device)
 
 
+def episode_sums(values: Tensor, lengths: Tensor) -> Tensor:
+    """Sum each episode's values.
+
+    Args:
+        values: one value per timestep ``[T]``.
+        lengths: timesteps of each episode ``[E]``.
+
+    Returns:
+        The sums ``[E]``, of the same dtype.
+
+    Raises:
+        ValueError: lengths that do not match the values.
+
+    >>> episode_sums(torch.tensor([1.0, 2.0, 3.0, 7.0]), torch.tensor([3, 1]))
+    tensor([6., 7.])
+    """
+    array, counts = _packed(values, lengths, "values")
+    return torch.from_numpy(np.add.reduceat(array, _starts(counts))).to(values.device)
+
+
 def standardize(values: Tensor, lengths: Tensor) -> Tensor:
     r"""Shift and scale each episode's values to mean 0 and standard deviation 1.
 
@@ -205,20 +225,24 @@ def summed_over_chunks(
     return _SummedOverChunks.apply(gradient, chunks, *parameters)
 
 
+def _plus(left: Any, right: Any) -> Any:
+    """Add two tensors, either of which may be missing."""
+    return right if left is None else left if right is None else left + right
+
+
 class _SummedOverChunks(torch.autograd.Function):
     """See :func:`summed_over_chunks`."""
 
     @staticmethod
     def forward(ctx: Any, gradient: Callable[[Any], Any], chunks: Iterable[Any], *parameters: Tensor) -> Tensor:
-        total = torch.zeros((), device=parameters[0].device)
-        sums = [torch.zeros_like(parameter) for parameter in parameters]
+        total: Any = None
+        sums: list[Any] = [None] * len(parameters)
         for chunk in chunks:
             part, parts = gradient(chunk)
-            total += part
-            for whole, addend in zip(sums, parts, strict=True):
-                if addend is not None:
-                    whole += addend
-        ctx.save_for_backward(*sums)
+            total, sums = _plus(total, part), list(map(_plus, sums, parts))
+        # None would have DDP wait for a gradient that never comes.
+        filled = (torch.zeros_like(p) if whole is None else whole for p, whole in zip(parameters, sums, strict=True))
+        ctx.save_for_backward(*filled)
         return total
 
     @staticmethod
@@ -250,4 +274,4 @@ def exponential_moving_average(initial: Tensor, values: Tensor, decay: float) ->
     for value in values.tolist():
         average = decay * average + (1 - decay) * value
         averages.append(average)
-    return torch.tensor(averages, dtype=initial.dtype, device=initial.device)
+    return initial.new_tensor(averages)

@@ -27,9 +27,9 @@ def make_gradient(policy: nn.Module) -> Gradient:
     """Pick how a policy learns: by hand for a plain :class:`CategoricalMLP`, through autograd for every other."""
     by_hand = (
         type(policy) is CategoricalMLP
-        and not torch.is_autocast_enabled(next(policy.parameters()).device.type)
+        and all(layer.training for layer in policy)
         and all(parameter.requires_grad for parameter in policy.parameters())
-        and all(module.training for module in policy.modules())
+        and not torch.is_autocast_enabled(next(policy.parameters()).device.type)
     )
     return MLPGradient(policy) if by_hand else AutogradGradient(policy)  # type: ignore[arg-type]
 
@@ -89,9 +89,9 @@ class MLPGradient:
         if last.bias is not None:
             logits += last.bias[:, None]
         log_probs = torch.log_softmax(logits, dim=0)
-        actions, ones = chunk.actions[None], chunk.advantages.new_full((1, len(values)), -1.0)
+        actions, weights = chunk.actions[None], chunk.advantages / chunk.num_episodes
         loss = policy_gradient_loss(log_probs.gather(0, actions)[0], chunk.advantages, chunk.num_episodes)
-        error = log_probs.exp_().scatter_add_(0, actions, ones).mul_(chunk.advantages / chunk.num_episodes)
+        error = log_probs.exp_().mul_(weights).scatter_add_(0, actions, -weights[None])
         gradients = _linear(last, torch.mm(error, values), error.t())
         error = torch.mm(error.t(), last.weight)
         for layer, entering, scale in zip(hidden[::-1], inputs[::-1], scales[::-1], strict=True):

@@ -166,11 +166,13 @@ class EpisodeSampler:
         """
         if isinstance(self.envs, SingleEnv):  # It is stepped, and reset, no more than it owes.
             return slice(None)
-        ended_before: np.ndarray = np.cumsum(ended, axis=0) - ended
-        wanted = ended_before < self.quotas
+        steps, num_envs = ended.shape
+        env, step = np.nonzero(ended.T)
+        last = step[np.searchsorted(env, np.arange(num_envs)) + self.quotas - 1]  # Of what each environment owes.
+        wanted = np.arange(steps)[:, None] <= last
         if self.autoreset == AutoresetMode.NEXT_STEP:
             wanted[1:] &= ~ended[:-1]  # The step after an episode's last only resets; its action is ignored.
-        return np.arange(ended.size).reshape(ended.shape).T[wanted.T]
+        return np.arange(ended.size).reshape(steps, num_envs).T[wanted.T]
 
     def _pack(self, actor: Actor, steps: int, update: int) -> Episodes:
         """Copy the episodes of the quotas out of the ``steps`` rows that were written."""

@@ -6,13 +6,15 @@ from torch import nn
 from torch.distributions import Categorical
 
 from pg_lightning import CategoricalMLP
-from pg_lightning.actors import NOISE_STEPS, NumpyActor, TorchActor, make_actor
+from pg_lightning.actors import NumpyActor, TorchActor, block_of, make_actor
 from pg_lightning.distributions import acting
 from pg_lightning.policies import consistent_dropouts, replay_masks, with_consistent_dropout
 from tests.envs import GaussianPolicy, OwnPolicy
 
 OBSERVATIONS, ACTIONS = gym.spaces.Box(-3, 3, (5,), np.float32), gym.spaces.Discrete(3)
-STEPS, NUM_ENVS = 2 * NOISE_STEPS + 7, 6
+NUM_ENVS = 64
+BLOCK = block_of(NUM_ENVS)
+STEPS = 2 * BLOCK + 7
 
 
 def rng(seed=0):
@@ -106,7 +108,7 @@ def test_actions_are_taken_as_often_as_they_are_probable(make):
     assert (np.abs(frequencies - probs) < 4 * np.sqrt(probs * (1 - probs) / actions.size)).all()
 
 
-@pytest.mark.parametrize("lag", [1, NOISE_STEPS])
+@pytest.mark.parametrize("lag", [1, BLOCK])
 @pytest.mark.parametrize("actor", [lambda: NumpyActor(mlp(dropout=0.5)), lambda: TorchActor(own())])
 def test_noise_is_not_used_twice(actor, lag):
     actions, _, (masks, *_) = play(actor(), np.zeros((STEPS, 50, 5), np.float32))
@@ -221,7 +223,7 @@ class JointCategorical(OwnPolicy):
     ids=["normal", "categorical"],
 )
 def test_one_log_prob_per_observation(policy):
-    with pytest.raises(ValueError, match=r"one log-probability per observation \[6\].*torch.distributions.Independent"):
+    with pytest.raises(ValueError, match=r"one log-probability per observation \[64\].*torch.distributions.Independent"):
         play(make_actor(policy), np.zeros((2, NUM_ENVS, 5), np.float32))
 
 
