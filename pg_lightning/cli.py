@@ -241,6 +241,8 @@ def main(args: list[str] | None = None) -> None:
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     # Lightning's advice to hand in every callback that the checkpoint has a state of; testing needs none of them.
     warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
+    if not os.environ.get("PG_LIGHTNING_TRACEBACK"):  # Gymnasium shows a worker's traceback before it raises.
+        warnings.filterwarnings("ignore", message=r"\x1b\[31mERROR", module=r"gymnasium\.vector")
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)  # On networks this small a second thread costs more than it brings.
     try:

@@ -87,6 +87,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             (sync), a process each (async), EnvPool's C++ implementation (envpool, an extra), or the best that
             Gymnasium itself has (auto).
         max_episode_steps: timesteps after which an episode is cut (truncated); by default the environment's own limit.
+        step_timeout: seconds that a step of the environments may take before the run ends with an error; null for as
+            long as it takes.
         actor: makes what acts for the policy; by default NumPy for a CategoricalMLP, and torch for every other
             (``pg_lightning.actors.TorchActor`` is torch for all).
         eval_episodes: episodes that validate, test and predict play, each in the sampled and the greedy way.
@@ -104,6 +106,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         episodes_per_update: int | None = None,
         backend: Backend = "auto",
         max_episode_steps: int | None = None,
+        step_timeout: float | None = 300.0,
         actor: ActorFactory | None = None,
         eval_episodes: int = 100,
         seed: int = 0,
@@ -115,6 +118,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             raise ValueError(f"seed must be at least 0, not {seed}")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be at least 1 timestep, not {max_episode_steps}")
+        if step_timeout is not None and not step_timeout > 0:
+            raise ValueError(f"step_timeout must be more than 0 seconds, not {step_timeout}")
         env_spec(env_id)
         check_quota(num_envs, num_envs if episodes_per_update is None else episodes_per_update)
         limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
@@ -125,7 +130,12 @@ class EpisodeDataModule(pl.LightningDataModule):
             backend,
         )
         self.episodes_per_update = num_envs if episodes_per_update is None else episodes_per_update
-        self.actor, self.eval_episodes, self.seed = actor or make_actor, eval_episodes, seed
+        self.step_timeout, self.actor, self.eval_episodes, self.seed = (
+            step_timeout,
+            actor or make_actor,
+            eval_episodes,
+            seed,
+        )
         self._samplers: dict[str, EpisodeSampler] = {}
 
     def _sampler(self, stage: str, num_envs: int, episodes: int) -> EpisodeSampler:
@@ -133,7 +143,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         if stage not in self._samplers:
             rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
             envs = make_vector_env(self.env_id, num_envs, self.backend, self.env_kwargs)
-            self._samplers[stage] = EpisodeSampler(envs, episodes, self.seed, rank, world_size)
+            self._samplers[stage] = EpisodeSampler(envs, episodes, self.seed, rank, world_size, self.step_timeout)
         return self._samplers[stage]
 
     def train_dataloader(self) -> EpisodeDataset:

@@ -1,7 +1,8 @@
 """Building environments: one interface, that of ``gymnasium.vector.VectorEnv``, whatever steps them."""
 
-from collections.abc import Callable
+import signal
 from functools import partial
+from multiprocessing import parent_process
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -91,6 +92,17 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None) -> gym.Env:
     return env
 
 
+def _make_worker_env(env_id: str, env_kwargs: dict[str, Any] | None) -> gym.Env:
+    """Make an environment in a worker process, which leaves Ctrl-C to the main one and ends when that one says so.
+
+    Workers inherit the handlers of signals, and those would have them live on.
+    """
+    if parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    return make_env(env_id, env_kwargs)
+
+
 def make_vector_env(
     env_id: str, num_envs: int, backend: Backend = "auto", env_kwargs: dict[str, Any] | None = None
 ) -> VectorEnv:
@@ -127,8 +139,11 @@ def make_vector_env(
         raise ValueError(f"{env_id} has no vectorised implementation of its own: use --data.backend sync or async")
     if backend == "native" or (backend == "auto" and has_native):
         return gym.make_vec(spec, num_envs, vectorization_mode="vector_entry_point", **(env_kwargs or {}))
-    make: list[Callable[[], gym.Env]] = [partial(make_env, env_id, env_kwargs)] * num_envs
-    envs = gym.vector.AsyncVectorEnv(make) if backend == "async" else gym.vector.SyncVectorEnv(make, copy=False)
+    envs: VectorEnv
+    if backend == "async":
+        envs = gym.vector.AsyncVectorEnv([partial(_make_worker_env, env_id, env_kwargs)] * num_envs)
+    else:
+        envs = gym.vector.SyncVectorEnv([partial(make_env, env_id, env_kwargs)] * num_envs, copy=False)
     envs.spec = spec
     return envs
 

@@ -1,14 +1,18 @@
 """Vector environments -> complete, unbiased, seeded episodes."""
 
+from typing import Any
+
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
+from gymnasium.vector.async_vector_env import AsyncState
 
 from pg_lightning.actors import Actor
 from pg_lightning.distributions import acting
 from pg_lightning.envs import SingleEnv
 from pg_lightning.episodes import Episodes
+from pg_lightning.watchdog import watchdog
 
 EVALUATION_UPDATE = 2**24
 """Evaluation episodes are seeded like those of this update, which no training reaches."""
@@ -25,6 +29,11 @@ def check_quota(num_envs: int, episodes_per_update: int) -> None:
         )
 
 
+def misshapen(observation: Any, shape: tuple[int, ...]) -> ValueError:
+    """Say that an observation has another shape than its space; NumPy would stretch some to fit."""
+    return ValueError(f"an observation of shape {np.shape(observation)} came, but the observation space has {shape}")
+
+
 class EpisodeSampler:
     """Runs a fixed quota of complete episodes in each environment, for one update at a time.
 
@@ -39,21 +48,27 @@ class EpisodeSampler:
         seed: of the run.
         rank: of this process among ``world_size``; each samples different episodes.
         world_size: number of processes.
+        step_timeout: seconds that a step may take before that counts as a failure; ``None`` for as long as it takes.
 
     Raises:
         ValueError: fewer episodes than environments.
     """
 
     def __init__(
-        self, envs: VectorEnv, episodes_per_update: int, seed: int = 0, rank: int = 0, world_size: int = 1
+        self,
+        envs: VectorEnv,
+        episodes_per_update: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        step_timeout: float | None = None,
     ) -> None:
         check_quota(envs.num_envs, episodes_per_update)
         self.envs = envs
         share, rest = divmod(episodes_per_update, envs.num_envs)
         self.quotas = share + (np.arange(envs.num_envs) < rest)
-        self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.seed, self.rank, self.world_size, self.step_timeout = seed, rank, world_size, step_timeout
         self._first_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
-        self._step = 0
         self.autoreset = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         time_limit = envs.spec.max_episode_steps if envs.spec is not None else None
         self._allocate(min(share * (time_limit or 1000), 10_000) + 1)
@@ -85,18 +100,23 @@ class EpisodeSampler:
             The quota of complete episodes, those of the first environment first.
 
         Raises:
-            ValueError: an environment emitted a number that is not finite.
+            ValueError: an environment failed, did not answer in time, or emitted a number that is not finite.
         """
         run = self._run_one if isinstance(self.envs, SingleEnv) else self._run
         # What is not finite is refused by name, when it is packed.
         with acting(), np.errstate(invalid="ignore", over="ignore"):
             actor.begin(self.envs.num_envs, np.random.default_rng([self.seed, self.rank, update]))
+            self._step = 0
             try:
-                steps = run(actor, self._env_seed(update))
+                with watchdog(lambda: self._step, self.step_timeout):
+                    steps = run(actor, self._env_seed(update))
             except Exception as error:
+                self.close()
+                died = isinstance(error, EOFError | ConnectionError)
+                what = "the process of an environment died" if died else f"{type(error).__name__}: {error}"
                 raise ValueError(
-                    f"{self._when(update)}, step {self._step}: the environments or the policy failed: "
-                    f"{type(error).__name__}: {error} (PG_LIGHTNING_TRACEBACK=1 shows where)"
+                    f"{self._when(update)}, step {self._step}: the environments or the policy failed: {what} "
+                    "(PG_LIGHTNING_TRACEBACK=1 shows where)"
                 ) from error
         return self._pack(actor, steps, update)
 
@@ -109,10 +129,13 @@ class EpisodeSampler:
         """Step all environments until each has run its quota; return the number of steps."""
         envs, owed, step, unfinished = self.envs, self.quotas.copy(), 0, True
         observations, _ = envs.reset(seed=seed)
+        shape = self._observations.shape[1:]
         while unfinished:
             self._step = step
             if step == len(self._rewards):
                 self._grow()
+            if np.shape(observations) != shape:
+                raise misshapen(observations, shape)
             self._observations[step] = observations
             self._actions[step] = actions = actor.act(self._observations[step])
             observations, self._rewards[step], terminated, truncated, _ = envs.step(actions)
@@ -129,7 +152,7 @@ class EpisodeSampler:
     def _run_one(self, actor: Actor, seed: int) -> int:
         """Do the same with a single environment, with little more per step than the step itself."""
         env, step = self.envs.env, 0  # type: ignore[attr-defined]
-        scalar = env.action_space.shape == ()
+        shape, scalar = env.observation_space.shape, env.action_space.shape == ()
         self._terminated.fill(False)
         self._truncated.fill(False)
         for episode in range(int(self.quotas[0])):
@@ -139,6 +162,8 @@ class EpisodeSampler:
                 self._step = step
                 if step == len(self._rewards):
                     self._grow()
+                if np.shape(observation) != shape:
+                    raise misshapen(observation, shape)
                 row = self._observations[step]
                 row[0] = observation
                 # Gymnasium checks a Python number faster than one of NumPy's.
@@ -210,5 +235,8 @@ class EpisodeSampler:
         return episodes
 
     def close(self) -> None:
-        """Close the environments."""
+        """Close the environments; processes that still owe an answer are not waited for."""
+        if isinstance(self.envs, AsyncVectorEnv) and self.envs._state != AsyncState.DEFAULT:
+            self.envs._state = AsyncState.DEFAULT  # Or Gymnasium would ask for the answer once more.
+            self.envs.close(terminate=True)
         self.envs.close()

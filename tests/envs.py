@@ -1,5 +1,9 @@
 """Small scripted environments: ``tests.envs:Counting-v0`` and the like, whose every number is known beforehand."""
 
+import os
+import signal
+import time
+
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
@@ -202,8 +206,11 @@ gym.register("Endless-v0", entry_point=Endless, max_episode_steps=6)
 gym.register("Native-v0", entry_point=Spaces, vector_entry_point=NativeSpaces)
 
 
+SHAPES = {"shape": (7,), "stretch": (), "dimension": (1, 1)}
+
+
 class Failing(Endless):
-    """Raises, or shows an observation of another shape, in the fourth timestep of the third episode."""
+    """Raises, hangs, dies or shows an observation of another shape, in the fourth timestep of the third episode."""
 
     def __init__(self, how: str = "raise") -> None:
         self.how, self.episode = how, 0
@@ -218,7 +225,11 @@ class Failing(Endless):
             return *super().step(action)[:2], self.t == 5, False, {}
         if self.how == "raise":
             raise RuntimeError("the simulator lost its licence")
-        return np.zeros(7, np.float32), 1.0, False, False, {}
+        if self.how == "hang":
+            time.sleep(1000)
+        if self.how == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return np.zeros(SHAPES[self.how], np.float32), 1.0, False, False, {}
 
 
 gym.register("Failing-v0", entry_point=Failing)

@@ -1,8 +1,11 @@
 from dataclasses import fields
+from pathlib import Path
 
 import pytorch_lightning as pl
 
 from pg_lightning import Episodes
+
+ROOT = Path(__file__).parents[1]
 
 
 def trainer(max_steps=1, **settings):

@@ -223,7 +223,9 @@ class JointCategorical(OwnPolicy):
     ids=["normal", "categorical"],
 )
 def test_one_log_prob_per_observation(policy):
-    with pytest.raises(ValueError, match=r"one log-probability per observation \[64\].*torch.distributions.Independent"):
+    with pytest.raises(
+        ValueError, match=r"one log-probability per observation \[64\].*torch.distributions.Independent"
+    ):
         play(make_actor(policy), np.zeros((2, NUM_ENVS, 5), np.float32))
 
 

@@ -14,8 +14,8 @@ from pytorch_lightning.callbacks import Callback
 
 from pg_lightning import Reinforce, StandardizedReturns
 from pg_lightning.learners import AutogradGradient
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 TWO = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
 FIT = [sys.executable, str(ROOT / "train.py"), "fit", *TWO, "--trainer.enable_progress_bar", "false"]
 WITNESS = ["--trainer.callbacks", "tests.test_ddp.Witness"]

@@ -15,8 +15,8 @@ import torch
 
 from pg_lightning import Reinforce
 from pg_lightning.cli import main
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--stop.threshold", "1e9"]
 FEW = [*QUIET, "--data.num_envs", "2", "--checkpoint.every_seconds", "0"]
 LAST = Path("runs/CartPole-v1/version_0/checkpoints/last.ckpt")

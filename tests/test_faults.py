@@ -1,0 +1,115 @@
+"""Environments that raise, hang, die or change: one line names environment, update and step, and nothing is lost."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from pg_lightning.cli import main
+from pg_lightning.watchdog import watchdog
+from tests.helpers import ROOT
+
+SINGLE = ["--data.num_envs", "1", "--model.advantage", "pg_lightning.StandardizedReturns"]
+BACKENDS = {
+    "single": SINGLE,
+    "sync": ["--data.num_envs", "2", "--data.backend", "sync"],
+    "async": ["--data.num_envs", "2", "--data.backend", "async"],
+}
+FAULTS = {
+    ("raise", "single"): "step 3: .*RuntimeError: the simulator lost its licence",
+    ("raise", "sync"): "step 3: .*RuntimeError: the simulator lost its licence",
+    ("raise", "async"): "step 3: .*RuntimeError: the simulator lost its licence",
+    ("hang", "single"): "step 3: .*TimeoutError: nothing came back within 0.5 s",
+    ("hang", "sync"): "step 3: .*TimeoutError: nothing came back within 0.5 s",
+    ("hang", "async"): "step 3: .*TimeoutError: nothing came back within 0.5 s",
+    ("die", "async"): "step 3: .*the process of an environment died",
+    ("shape", "single"): r"step 4: .*an observation of shape \(7,\) came, but the observation space has \(1,\)",
+    ("stretch", "single"): r"step 4: .*an observation of shape \(\) came, but the observation space has \(1,\)",
+    ("dimension", "single"): r"step 4: .*an observation of shape \(1, 1\) came, but the observation space has \(1,\)",
+    ("shape", "sync"): "step 3: .*Output array is the wrong shape",
+    ("shape", "async"): r"step 3: .*could not broadcast input array from shape \(7,\)",
+}
+
+
+@pytest.mark.parametrize(("how", "backend"), FAULTS)
+def test_a_fault_is_named_and_the_checkpoint_stays(how, backend, tmp_path, capfd):
+    options = ["--data.env_id", "tests.envs:Failing-v0", "--data.env_kwargs", f'{{"how":"{how}"}}', *BACKENDS[backend]]
+    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--lines.every_n_episodes", "0"]
+    folder = ["--trainer.default_root_dir", str(tmp_path), "--checkpoint.every_seconds", "0"]
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", *options, *quiet, *folder, "--data.step_timeout", "0.5"])
+    assert re.fullmatch(f"error: Failing-v0, update 2, {FAULTS[how, backend]}.*", ended.value.code)
+    assert capfd.readouterr().err == ""
+    (last,) = tmp_path.rglob("last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 2
+    assert len((last.parents[1] / "metrics.csv").read_text().splitlines()) == 3
+
+
+def interrupted(number, folder, *options):
+    """Send a signal to a run with a process per environment, and to those as a terminal does; return how it ended."""
+    command = [sys.executable, str(ROOT / "train.py"), "fit", *BACKENDS["async"], "--stop.threshold", "1e9", *options]
+    with subprocess.Popen(
+        [*command, "--lines.every_n_episodes", "1", "--trainer.enable_progress_bar", "false"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        assert process.stdout.readline().startswith("Episode")
+        workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        os.killpg(process.pid, number)
+        out, err = process.communicate(timeout=60)
+    return process.returncode, out, err, workers
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_workers_end_with_their_run(number, tmp_path):
+    code, out, err, workers = interrupted(number, tmp_path)
+    assert len(workers) == 2
+    if number == signal.SIGINT:
+        assert code == 128 + number and "Go on with: python train.py fit" in out and err == ""
+        assert list(tmp_path.rglob("last.ckpt"))
+    deadline = time.monotonic() + 10
+    while any(Path(f"/proc/{worker}").exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [worker for worker in workers if Path(f"/proc/{worker}").exists()]
+
+
+def test_the_watchdog_lets_progress_be():
+    handler, steps = signal.getsignal(signal.SIGALRM), 0
+    with watchdog(lambda: steps, 0.4):
+        for _ in range(4):
+            time.sleep(0.25)
+            steps += 1
+    assert signal.getsignal(signal.SIGALRM) is handler and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_the_watchdog_ends_what_stands_still():
+    handler = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(TimeoutError, match=r"within 0\.1 s"), watchdog(lambda: 0, 0.1):
+        time.sleep(60)
+    assert signal.getsignal(signal.SIGALRM) is handler and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_without_a_limit_and_beside_the_main_thread_there_is_no_watchdog():
+    with watchdog(lambda: 0, None):
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    seen = []
+
+    def look():
+        with watchdog(lambda: 0, 0.1):
+            seen.append(signal.getitimer(signal.ITIMER_REAL))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [(0, 0)]
