@@ -91,8 +91,9 @@ def test_two_processes_learn_as_one(tmp_path):
     assert len(list((tmp_path / "runs/CartPole-v1").iterdir())) == 1, "only rank 0 makes a folder"
 
 
-def test_cartpole_is_solved_and_both_stop(tmp_path):
-    out = fit("--data.num_envs", "32", *WITNESS, folder=tmp_path)
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
+def test_cartpole_is_solved_and_both_stop(seed, tmp_path):
+    out = fit("--data.num_envs", "32", "--seed_everything", str(seed), *WITNESS, folder=tmp_path)
     assert out.count("Solved after") == 1
     updates = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False)["updates"] for rank in (0, 1)]
     summary = json.loads((tmp_path / "runs/CartPole-v1/version_0/summary.json").read_text())
