@@ -1,9 +1,12 @@
 """Kills runs at random moments, resumes them, and compares with a run that was left alone: bit by bit.
 
     python -m tests.kills --kills 100
+    python -m tests.kills --kills 20 --fresh
 
-A run is ``main(["fit", ...])`` in a process forked from this one, which has imported everything already. Each kill is
-a SIGKILL. Exact are those in runs of which each checkpoint and the metrics equal those of the uninterrupted run.
+A run is ``main(["fit", ...])`` in a process forked from this one, which has imported everything already and tells what
+it does just then; or, with ``--fresh``, ``python train.py fit``, of which only is known whether training has begun.
+Each kill is a SIGKILL. Exact are those in runs of which each checkpoint and the metrics equal those of the uninterrupted
+run.
 """
 
 import argparse
@@ -13,6 +16,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,10 +31,11 @@ from pg_lightning import Reinforce
 from pg_lightning.checkpoints import RunCheckpoint
 from pg_lightning.cli import main as train
 from tests import envs  # noqa: F401 - So that the forked processes need not.
+from tests.helpers import ROOT
 
 SETTINGS = {
     "default, 4 environments": ["--data.num_envs", "4"],
-    "article.yaml": ["--config", str(Path(__file__).parents[1] / "configs/article.yaml")],
+    "article.yaml": ["--config", str(ROOT / "configs/article.yaml")],
     "own policy with dropout, StepLR": [
         *("--data.num_envs", "3", "--data.episodes_per_update", "5", "--model.policy", "tests.envs.OwnPolicy"),
         *("--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "10"),
@@ -38,14 +43,15 @@ SETTINGS = {
 }
 FASTER = {"article.yaml": 4}  # How many times as many updates it takes for a run to last.
 COMMON = ["--stop.threshold", "1e9", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
-PHASES = ["starting", "sampling", "updating", "saving"]
-STARTING, SAMPLING, UPDATING, SAVING = range(4)
+PHASES = ["starting", "sampling", "updating", "saving", "not known"]
+STARTING, SAMPLING, UPDATING, SAVING, NOT_KNOWN = range(5)
 
 
 class Watch:
     """What a run does just now, in memory shared with the process that kills it."""
 
-    def __init__(self, updates: int) -> None:
+    def __init__(self, updates: int, fresh: bool) -> None:
+        self.fresh = fresh
         self._numbers = np.frombuffer(mmap.mmap(-1, 8 * (updates + 4)), np.float64)
         self.phase = self._numbers[0:1]
         self.since = self._numbers[1:2]  # When the last checkpoint was saved, or else training began.
@@ -81,8 +87,10 @@ class Watch:
         RunCheckpoint.save, Reinforce.training_step = save_checkpoint, training_step
 
     def start(self, folder: Path, arguments: list[str], copies: Path | None = None) -> int:
-        """Fork a run; return its process id."""
+        """Start a run; return its process id."""
         self._numbers[:] = 0
+        if self.fresh and copies is None:
+            return self._start_fresh(folder, arguments)
         if (pid := os.fork()) != 0:
             return pid
         try:
@@ -98,6 +106,21 @@ class Watch:
             code = 1
         print(end="", flush=True)
         os._exit(code)
+
+    def _start_fresh(self, folder: Path, arguments: list[str]) -> int:
+        """Start a run as a user does; its lines tell when training has begun."""
+        self.log = (folder / "log.txt").open("a")
+        self.size = self.log.tell()
+        command = [sys.executable, ROOT / "train.py", "fit", *arguments, "--lines.every_n_episodes", "1"]
+        environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(command, cwd=folder, stdout=self.log, stderr=self.log, env=environment)
+        return self.process.pid
+
+    def begun(self) -> bool:
+        """Tell whether the run has begun to train."""
+        if self.fresh and self.phase[0] == STARTING and os.fstat(self.log.fileno()).st_size > self.size:
+            self.phase[0] = NOT_KNOWN
+        return self.phase[0] != STARTING
 
 
 @dataclass
@@ -125,7 +148,7 @@ class Tally:
 
 
 HEADER = (
-    "| setting | `every_seconds` | runs | kills | starting / sampling / updating / saving | resumed "
+    f"| setting | `every_seconds` | runs | kills | {' / '.join(PHASES)} | resumed "
     "| of these from `previous.ckpt` | no checkpoint yet, begun anew | exact | unreadable checkpoints "
     "| updates repeated, at most | lost beyond the interval |\n|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
 )
@@ -155,10 +178,10 @@ def run_of(folder: Path) -> Path | None:
 class Killer:
     """Runs one setting, whole and then in pieces."""
 
-    def __init__(self, name: str, updates: int, chance: random.Random, folder: Path) -> None:
+    def __init__(self, name: str, updates: int, chance: random.Random, folder: Path, fresh: bool) -> None:
         self.chance, self.folder, self.updates = chance, folder, updates * FASTER.get(name, 1)
         self.arguments = [*SETTINGS[name], *COMMON, "--trainer.max_steps", str(self.updates)]
-        self.watch = Watch(self.updates)
+        self.watch = Watch(self.updates, fresh)
         self.whole = folder / "whole"
         self.copies = self.whole / "copies"
         self.copies.mkdir(parents=True)
@@ -186,7 +209,7 @@ class Killer:
 
         wait(self.chance.uniform(0, self.start_seconds))
         if kind != "start":
-            wait(60, lambda: self.watch.phase[0] != STARTING)
+            wait(60, self.watch.begun)
             wait(self.chance.uniform(0, self.seconds / 5))
         if kind == "write":
             run = run_of(folder)
@@ -269,6 +292,7 @@ def main() -> None:
     parser.add_argument("--every_seconds", type=float, nargs="+", default=[0.0, 0.2])
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tmpdir", type=Path, help="where the runs are written")
+    parser.add_argument("--fresh", action="store_true", help="start each run as python train.py fit")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -279,7 +303,7 @@ def main() -> None:
         for index, (name, every) in enumerate(cases):
             left = options.kills // len(cases) + (index < options.kills % len(cases))
             if name not in killers:
-                killers[name] = Killer(name, options.updates, chance, Path(folder, str(index)))
+                killers[name] = Killer(name, options.updates, chance, Path(folder, str(index)), options.fresh)
             tallies.append(tally := Tally(name, every))
             while left > 0:
                 left -= killers[name].run(every, min(left, options.per_run), tally)
