@@ -5,8 +5,8 @@
 
 A run is ``main(["fit", ...])`` in a process forked from this one, which has imported everything already and tells what
 it does just then; or, with ``--fresh``, ``python train.py fit``, of which only is known whether training has begun.
-Each kill is a SIGKILL. Exact are those in runs of which each checkpoint and the metrics equal those of the uninterrupted
-run.
+Each kill is a SIGKILL. Exact are those in runs of which each checkpoint and the metrics are those of the uninterrupted
+one.
 """
 
 import argparse
