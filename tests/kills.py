@@ -178,8 +178,9 @@ def run_of(folder: Path) -> Path | None:
 class Killer:
     """Runs one setting, whole and then in pieces."""
 
-    def __init__(self, name: str, updates: int, chance: random.Random, folder: Path, fresh: bool) -> None:
+    def __init__(self, name: str, updates: int, chance: random.Random, folder: Path, fresh: bool, writes: bool) -> None:
         self.chance, self.folder, self.updates = chance, folder, updates * FASTER.get(name, 1)
+        self.weights = [0, 0, 1] if writes else [1, 6, 3]
         self.arguments = [*SETTINGS[name], *COMMON, "--trainer.max_steps", str(self.updates)]
         self.watch = Watch(self.updates, fresh)
         self.whole = folder / "whole"
@@ -197,7 +198,7 @@ class Killer:
 
     def kill(self, pid: int, folder: Path) -> None:
         """Wait for a random moment and kill the run if it is still there."""
-        kind = self.chance.choices(["start", "random", "write"], [1, 6, 3])[0]
+        kind = self.chance.choices(["start", "random", "write"], self.weights)[0]
         alive = True
 
         def wait(seconds: float, until=lambda: False) -> None:
@@ -293,6 +294,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--tmpdir", type=Path, help="where the runs are written")
     parser.add_argument("--fresh", action="store_true", help="start each run as python train.py fit")
+    parser.add_argument("--writes", action="store_true", help="kill only while a checkpoint is being written")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -303,7 +305,9 @@ def main() -> None:
         for index, (name, every) in enumerate(cases):
             left = options.kills // len(cases) + (index < options.kills % len(cases))
             if name not in killers:
-                killers[name] = Killer(name, options.updates, chance, Path(folder, str(index)), options.fresh)
+                killers[name] = Killer(
+                    name, options.updates, chance, Path(folder, str(index)), options.fresh, options.writes
+                )
             tallies.append(tally := Tally(name, every))
             while left > 0:
                 left -= killers[name].run(every, min(left, options.per_run), tally)
