@@ -78,7 +78,7 @@ def gumbel_noise(rng: np.random.Generator, shape: tuple[int, ...], greedy: bool)
 def log_probs_of(actions: np.ndarray, logits: np.ndarray) -> np.ndarray:
     """Return the log-probabilities of actions ``[S, N]`` under the softmax of logits ``[S, N, actions]``."""
     columns = np.ascontiguousarray(logits.reshape(actions.size, -1).T)  # NumPy reduces few actions faster like this.
-    columns -= columns.max(0)
+    columns = columns - columns.max(0)
     taken = columns.take(actions.ravel() * actions.size + np.arange(actions.size))
     return (taken - np.log(np.exp(columns).sum(0))).reshape(actions.shape)
 
@@ -129,7 +129,8 @@ class TorchActor(Actor):
         step = self.steps % self.block
         if step == 0:
             self._check(logits.shape[:1])
-            self.noise = gumbel_noise(self.rng, (self.block, *logits.shape), self.greedy)
+            # In double precision, so that logits far from zero do not round the noise away.
+            self.noise = gumbel_noise(self.rng, (self.block, *logits.shape), self.greedy).astype(np.float64)
             self.logits.append(np.empty((self.block, *logits.shape), logits.dtype))
         self.steps += 1
         self.logits[-1][step] = logits
@@ -152,13 +153,13 @@ class TorchActor(Actor):
 
 
 class _Layer(NamedTuple):
-    """A linear layer on the parameters' own memory, and what follows it, for a block of steps."""
+    """A linear layer on the parameters' own memory, and what follows it."""
 
     weight: np.ndarray  # [inputs, outputs], a view
     bias: np.ndarray | None
     outputs: np.ndarray  # [N, outputs], written anew at each step
     zeros: np.ndarray  # [N, outputs]: NumPy takes the maximum with an array faster than with a number
-    dropout: float = 0.0  # Probability that a unit is dropped.
+    dropout: float | None = None  # Probability that a unit is dropped, where there is dropout.
 
 
 class NumpyActor(Actor):
@@ -187,7 +188,7 @@ class NumpyActor(Actor):
             elif isinstance(module, ConsistentDropout) and module.training:
                 layers[-1] = layers[-1]._replace(dropout=module.p)
         *self.hidden, self.last = layers
-        self.dropped = [layer for layer in self.hidden if layer.dropout]
+        self.dropped = [layer for layer in self.hidden if layer.dropout is not None]
         self.block: Iterator[tuple[np.ndarray, ...]] = iter(())
         self.logits: list[np.ndarray] = []
         self.masks: list[list[np.ndarray]] = [[] for _ in self.dropped]
@@ -198,11 +199,11 @@ class NumpyActor(Actor):
         noise = gumbel_noise(self.rng, (steps, *self.last.outputs.shape), self.greedy)
         self.logits.append(np.empty_like(noise))
         for layer, masks in zip(self.dropped, self.masks, strict=True):
-            shape = steps, *layer.outputs.shape
+            p, shape = layer.dropout or 0.0, (steps, *layer.outputs.shape)
             size = math.prod(shape)
             bits = self.rng.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
-            masks.append((bits >= round(layer.dropout * 65536)).reshape(shape))
-            scales.append(masks[-1] * np.float32(1 / (1 - layer.dropout)))
+            masks.append((bits >= round(p * 65536)).reshape(shape))
+            scales.append(masks[-1] * np.float32(1 / (1 - p)))
         self.block = zip(noise, self.logits[-1], *scales, strict=True)
         return next(self.block)
 
@@ -217,7 +218,7 @@ class NumpyActor(Actor):
             if bias is not None:
                 np.add(values, bias, values)
             np.maximum(values, zeros, out=values)
-            if dropout:
+            if dropout is not None:
                 np.multiply(values, scales.pop(0), values)
         values.dot(self.last.weight, logits)
         if self.last.bias is not None:

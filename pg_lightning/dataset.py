@@ -1,5 +1,6 @@
 """Where experience comes from: a dataset that runs complete episodes with the policy as it is now."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -87,8 +88,8 @@ class EpisodeDataModule(pl.LightningDataModule):
             (sync), a process each (async), EnvPool's C++ implementation (envpool, an extra), or the best that
             Gymnasium itself has (auto).
         max_episode_steps: timesteps after which an episode is cut (truncated); by default the environment's own limit.
-        step_timeout: seconds that a step of the environments may take before the run ends with an error; null for as
-            long as it takes.
+        step_timeout: seconds that a step or a reset of the environments may take before the run ends with an error;
+            null for as long as it takes.
         actor: makes what acts for the policy; by default NumPy for a CategoricalMLP, and torch for every other
             (``pg_lightning.actors.TorchActor`` is torch for all).
         eval_episodes: episodes that validate, test and predict play, each in the sampled and the greedy way.
@@ -118,24 +119,15 @@ class EpisodeDataModule(pl.LightningDataModule):
             raise ValueError(f"seed must be at least 0, not {seed}")
         if max_episode_steps is not None and max_episode_steps < 1:
             raise ValueError(f"max_episode_steps must be at least 1 timestep, not {max_episode_steps}")
-        if step_timeout is not None and not step_timeout > 0:
-            raise ValueError(f"step_timeout must be more than 0 seconds, not {step_timeout}")
+        if step_timeout is not None and not 0 < step_timeout < math.inf:
+            raise ValueError(f"step_timeout must be more than 0 seconds, and finite, or null; not {step_timeout}")
         env_spec(env_id)
         check_quota(num_envs, num_envs if episodes_per_update is None else episodes_per_update)
         limit = {} if max_episode_steps is None else {"max_episode_steps": max_episode_steps}
-        self.env_id, self.env_kwargs, self.num_envs, self.backend = (
-            env_id,
-            (env_kwargs or {}) | limit,
-            num_envs,
-            backend,
-        )
+        self.env_id, self.env_kwargs = env_id, (env_kwargs or {}) | limit
+        self.num_envs, self.backend, self.step_timeout = num_envs, backend, step_timeout
         self.episodes_per_update = num_envs if episodes_per_update is None else episodes_per_update
-        self.step_timeout, self.actor, self.eval_episodes, self.seed = (
-            step_timeout,
-            actor or make_actor,
-            eval_episodes,
-            seed,
-        )
+        self.actor, self.eval_episodes, self.seed = actor or make_actor, eval_episodes, seed
         self._samplers: dict[str, EpisodeSampler] = {}
 
     def _sampler(self, stage: str, num_envs: int, episodes: int) -> EpisodeSampler:

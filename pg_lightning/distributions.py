@@ -15,7 +15,8 @@ class DeferredCategorical(Categorical):
     """A Categorical that becomes torch's own when it is asked for anything, and computes nothing before.
 
     To normalise its logits takes torch longer than a forward pass through a small network, and to sample from it by
-    the Gumbel-max trick they need not be normalised: :func:`unnormalized_logits`.
+    the Gumbel-max trick they need not be normalised: :func:`unnormalized_logits`. It holds the tensor that it was
+    given; who changes that in place before asking changes the distribution.
     """
 
     _arguments: tuple[Tensor | None, Tensor | None, bool | None]
@@ -31,8 +32,8 @@ class DeferredCategorical(Categorical):
 def _defer(
     self: Categorical, probs: Tensor | None = None, logits: Tensor | None = None, validate_args: bool | None = None
 ) -> None:
-    """Take the place of ``Categorical.__init__``; classes derived from it are made as ever."""
-    if type(self) is not Categorical:
+    """Take the place of ``Categorical.__init__``; classes derived from it, and compiled code, go on as ever."""
+    if type(self) is not Categorical or torch.compiler.is_compiling():
         return _make_categorical(self, probs, logits, validate_args)
     self.__class__ = DeferredCategorical
     self._arguments = probs, logits, validate_args  # type: ignore[attr-defined]
@@ -41,8 +42,8 @@ def _defer(
 def unnormalized_logits(distribution: Distribution) -> Tensor | None:
     """Return the logits that a Categorical was made of, normalised or not; ``None`` of anything else."""
     if type(distribution) is DeferredCategorical:
-        _, logits, _ = object.__getattribute__(distribution, "_arguments")
-        return distribution.logits if logits is None else logits
+        probs, logits, _ = object.__getattribute__(distribution, "_arguments")
+        return logits if probs is None and logits is not None else distribution.logits
     return distribution.logits if type(distribution) is Categorical else None
 
 

@@ -1,8 +1,8 @@
 """Building environments: one interface, that of ``gymnasium.vector.VectorEnv``, whatever steps them."""
 
+import os
 import signal
 from functools import partial
-from multiprocessing import parent_process
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -92,15 +92,30 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None) -> gym.Env:
     return env
 
 
-def _make_worker_env(env_id: str, env_kwargs: dict[str, Any] | None) -> gym.Env:
+def misshapen(observation: Any, shape: tuple[int, ...]) -> ValueError:
+    """Say that an observation has another shape than its space; NumPy would stretch some to fit."""
+    return ValueError(f"an observation of shape {np.shape(observation)} came, but the observation space has {shape}")
+
+
+class _Shaped(gym.ObservationWrapper):
+    """Refuses observations of another shape: workers hand over their numbers without it."""
+
+    def observation(self, observation: Any) -> Any:
+        """Return it as it is."""
+        if np.shape(observation) != self.observation_space.shape:
+            raise misshapen(observation, self.observation_space.shape)  # type: ignore[arg-type]
+        return observation
+
+
+def _make_worker_env(env_id: str, env_kwargs: dict[str, Any] | None, main_process: int) -> gym.Env:
     """Make an environment in a worker process, which leaves Ctrl-C to the main one and ends when that one says so.
 
     Workers inherit the handlers of signals, and those would have them live on.
     """
-    if parent_process() is not None:
+    if os.getpid() != main_process:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    return make_env(env_id, env_kwargs)
+    return _Shaped(make_env(env_id, env_kwargs))
 
 
 def make_vector_env(
@@ -141,7 +156,7 @@ def make_vector_env(
         return gym.make_vec(spec, num_envs, vectorization_mode="vector_entry_point", **(env_kwargs or {}))
     envs: VectorEnv
     if backend == "async":
-        envs = gym.vector.AsyncVectorEnv([partial(_make_worker_env, env_id, env_kwargs)] * num_envs)
+        envs = gym.vector.AsyncVectorEnv([partial(_make_worker_env, env_id, env_kwargs, os.getpid())] * num_envs)
     else:
         envs = gym.vector.SyncVectorEnv([partial(make_env, env_id, env_kwargs)] * num_envs, copy=False)
     envs.spec = spec

@@ -91,7 +91,7 @@ def episode_sums(values: Tensor, lengths: Tensor) -> Tensor:
     """Sum each episode's values.
 
     Args:
-        values: one value per timestep ``[T]``.
+        values: one floating-point value per timestep ``[T]``.
         lengths: timesteps of each episode ``[E]``.
 
     Returns:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pg_lightning.episodes import Chunk
 from pg_lightning.functional import policy_gradient_loss
-from pg_lightning.policies import CategoricalMLP, ConsistentDropout, replay_masks
+from pg_lightning.policies import CategoricalMLP, ConsistentDropout, check_masks, replay_masks
 
 Gradient = Callable[[Chunk], tuple[Tensor, Sequence[Tensor | None]]]
 """Maps a chunk to its share of the loss ``[]`` and the gradient of that for each parameter that learns."""
@@ -71,6 +71,7 @@ class MLPGradient:
     def __call__(self, chunk: Chunk) -> tuple[Tensor, Sequence[Tensor | None]]:
         """Return the chunk's share of the loss, and its gradient."""
         *layers, last = self.policy
+        check_masks(self.policy, chunk.masks)
         assert isinstance(last, nn.Linear)
         masks, inputs, hidden, scales = iter(chunk.masks), list[Tensor](), list[nn.Linear](), list[float]()
         values = self.policy.flatten(chunk.observations)

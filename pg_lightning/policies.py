@@ -96,6 +96,14 @@ def evaluating(policy: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def check_masks(policy: nn.Module, masks: Sequence[Tensor]) -> list[ConsistentDropout]:
+    """Return the policy's dropout layers; refuse, with a ValueError, any other number of masks."""
+    dropouts = consistent_dropouts(policy)
+    if len(dropouts) != len(masks):
+        raise ValueError(f"the policy has {len(dropouts)} dropout layers, but {len(masks)} masks were recorded")
+    return dropouts
+
+
 @contextmanager
 def replay_masks(policy: nn.Module, masks: Sequence[Tensor]) -> Iterator[None]:
     """For one forward pass the policy's dropout layers drop what they dropped while acting.
@@ -107,9 +115,7 @@ def replay_masks(policy: nn.Module, masks: Sequence[Tensor]) -> Iterator[None]:
     Raises:
         ValueError: as many masks as there are dropout layers were expected.
     """
-    dropouts = consistent_dropouts(policy)
-    if len(dropouts) != len(masks):
-        raise ValueError(f"the policy has {len(dropouts)} dropout layers, but {len(masks)} masks were recorded")
+    dropouts = check_masks(policy, masks)
     for dropout, mask in zip(dropouts, masks, strict=True):
         dropout.replayed, dropout.spent = mask, False
     try:

@@ -1,6 +1,6 @@
 """Vector environments -> complete, unbiased, seeded episodes."""
 
-from typing import Any
+from contextlib import suppress
 
 import gymnasium as gym
 import numpy as np
@@ -10,7 +10,7 @@ from gymnasium.vector.async_vector_env import AsyncState
 
 from pg_lightning.actors import Actor
 from pg_lightning.distributions import acting
-from pg_lightning.envs import SingleEnv
+from pg_lightning.envs import SingleEnv, misshapen
 from pg_lightning.episodes import Episodes
 from pg_lightning.watchdog import watchdog
 
@@ -29,11 +29,6 @@ def check_quota(num_envs: int, episodes_per_update: int) -> None:
         )
 
 
-def misshapen(observation: Any, shape: tuple[int, ...]) -> ValueError:
-    """Say that an observation has another shape than its space; NumPy would stretch some to fit."""
-    return ValueError(f"an observation of shape {np.shape(observation)} came, but the observation space has {shape}")
-
-
 class EpisodeSampler:
     """Runs a fixed quota of complete episodes in each environment, for one update at a time.
 
@@ -48,7 +43,8 @@ class EpisodeSampler:
         seed: of the run.
         rank: of this process among ``world_size``; each samples different episodes.
         world_size: number of processes.
-        step_timeout: seconds that a step may take before that counts as a failure; ``None`` for as long as it takes.
+        step_timeout: seconds that a step, with the policy's share, or a reset may take before that counts as a failure;
+            ``None`` for as long as it takes.
 
     Raises:
         ValueError: fewer episodes than environments.
@@ -111,9 +107,9 @@ class EpisodeSampler:
                 with watchdog(lambda: self._step, self.step_timeout):
                     steps = run(actor, self._env_seed(update))
             except Exception as error:
-                self.close()
-                died = isinstance(error, EOFError | ConnectionError)
-                what = "the process of an environment died" if died else f"{type(error).__name__}: {error}"
+                what = f"{type(error).__name__}: {error}" + ", the process of an environment died" * self._has_died()
+                with suppress(Exception), watchdog(lambda: 0, self.step_timeout):
+                    self.close()
                 raise ValueError(
                     f"{self._when(update)}, step {self._step}: the environments or the policy failed: {what} "
                     "(PG_LIGHTNING_TRACEBACK=1 shows where)"
@@ -170,7 +166,7 @@ class EpisodeSampler:
                 action = actor.act(row).item() if scalar else actor.act(row)[0]
                 self._actions[step, 0] = action
                 observation, reward, terminated, truncated, _ = env.step(action)
-                self._rewards[step, 0] = reward
+                self._rewards[step] = reward
                 step += 1
             self._terminated[step - 1], self._truncated[step - 1] = terminated, truncated
         return step
@@ -234,9 +230,14 @@ class EpisodeSampler:
                 raise ValueError(f"{self._when(update)}: {where}")
         return episodes
 
+    def _has_died(self) -> bool:
+        """Tell whether an environment's process is gone."""
+        return isinstance(self.envs, AsyncVectorEnv) and not all(one.is_alive() for one in self.envs.processes)
+
     def close(self) -> None:
-        """Close the environments; processes that still owe an answer are not waited for."""
-        if isinstance(self.envs, AsyncVectorEnv) and self.envs._state != AsyncState.DEFAULT:
-            self.envs._state = AsyncState.DEFAULT  # Or Gymnasium would ask for the answer once more.
-            self.envs.close(terminate=True)
-        self.envs.close()
+        """Close the environments; processes that are gone or owe an answer are not asked, but ended."""
+        envs = self.envs
+        if isinstance(envs, AsyncVectorEnv) and (envs._state != AsyncState.DEFAULT or self._has_died()):
+            envs._state = AsyncState.DEFAULT  # Or Gymnasium would ask for the answer once more.
+            envs.close(terminate=True)
+        envs.close()

@@ -212,8 +212,8 @@ SHAPES = {"shape": (7,), "stretch": (), "dimension": (1, 1)}
 class Failing(Endless):
     """Raises, hangs, dies or shows an observation of another shape, in the fourth timestep of the third episode."""
 
-    def __init__(self, how: str = "raise") -> None:
-        self.how, self.episode = how, 0
+    def __init__(self, how: str = "raise", closing: str = "") -> None:
+        self.how, self.closing, self.episode = how, closing, 0
 
     def reset(self, *, seed=None, options=None):
         self.episode, self.t = self.episode + 1, 0
@@ -225,11 +225,19 @@ class Failing(Endless):
             return *super().step(action)[:2], self.t == 5, False, {}
         if self.how == "raise":
             raise RuntimeError("the simulator lost its licence")
+        if self.how == "refuse":
+            raise ConnectionRefusedError("no licence server")
         if self.how == "hang":
             time.sleep(1000)
         if self.how == "die":
             os.kill(os.getpid(), signal.SIGKILL)
         return np.zeros(SHAPES[self.how], np.float32), 1.0, False, False, {}
+
+    def close(self):
+        if self.closing == "raise":
+            raise RuntimeError("this comes too late")
+        if self.closing == "hang":
+            time.sleep(1000)
 
 
 gym.register("Failing-v0", entry_point=Failing)

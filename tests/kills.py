@@ -109,16 +109,17 @@ class Watch:
 
     def _start_fresh(self, folder: Path, arguments: list[str]) -> int:
         """Start a run as a user does; its lines tell when training has begun."""
-        self.log = (folder / "log.txt").open("a")
-        self.size = self.log.tell()
+        self.log = folder / "log.txt"
         command = [sys.executable, ROOT / "train.py", "fit", *arguments, "--lines.every_n_episodes", "1"]
         environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
-        self.process = subprocess.Popen(command, cwd=folder, stdout=self.log, stderr=self.log, env=environment)
+        with self.log.open("a") as log:
+            self.size = log.tell()
+            self.process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env=environment)
         return self.process.pid
 
     def begun(self) -> bool:
         """Tell whether the run has begun to train."""
-        if self.fresh and self.phase[0] == STARTING and os.fstat(self.log.fileno()).st_size > self.size:
+        if self.fresh and self.phase[0] == STARTING and self.log.stat().st_size > self.size:
             self.phase[0] = NOT_KNOWN
         return self.phase[0] != STARTING
 

@@ -87,6 +87,16 @@ def test_observations_of_any_shape_and_type(dtype):
         np.testing.assert_allclose(log_probs, rescore(policy, observations, actions, masks), atol=1e-5)
 
 
+def test_dropout_that_ends_during_training_is_still_recorded():
+    policy = mlp(dropout=0.5)
+    actor = NumpyActor(policy)
+    consistent_dropouts(policy)[0].p = 0.0
+    observations = rng(2).normal(size=(20, NUM_ENVS, 5)).astype(np.float32)
+    actions, log_probs, masks = play(actor, observations)
+    assert len(masks) == 1 and masks[0].all()
+    np.testing.assert_allclose(log_probs, rescore(policy, observations, actions, masks), atol=1e-5)
+
+
 def test_large_logits_give_finite_log_probs():
     policy = mlp()
     with torch.no_grad():
@@ -97,7 +107,21 @@ def test_large_logits_give_finite_log_probs():
     np.testing.assert_allclose(log_probs, rescore(policy, observations, actions, masks), rtol=1e-4, atol=1e-2)
 
 
-@pytest.mark.parametrize("make", [lambda: (mlp(bias=True), NumpyActor), lambda: (own(p=0.0), TorchActor)])
+class Shifted(nn.Module):
+    """A policy whose logits have an offset, which changes no probability, but leaves float32 few digits."""
+
+    def __init__(self):
+        super().__init__()
+        self.logits = nn.Parameter(1e6 + torch.tensor([0.0, 1.0, -0.5]))
+
+    def forward(self, observations):
+        return Categorical(logits=self.logits.expand(len(observations), 3))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: (mlp(bias=True), NumpyActor), lambda: (own(p=0.0), TorchActor), lambda: (Shifted(), TorchActor)],
+)
 def test_actions_are_taken_as_often_as_they_are_probable(make):
     policy, actor_class = make()
     observation = np.array([0.5, -1, 2, 0.3, 1], np.float32)

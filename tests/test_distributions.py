@@ -56,6 +56,21 @@ def test_its_logits_are_those_it_was_made_of():
             Categorical().log_prob(ACTIONS)
 
 
+def test_both_probs_and_logits_are_refused_as_ever():
+    with acting(), pytest.raises(ValueError, match="Either `probs` or `logits`"):
+        unnormalized_logits(Categorical(probs=LOGITS.exp(), logits=LOGITS))
+
+
+def test_compiled_policies_act():
+    def forward(logits):
+        return Categorical(logits=logits + 1)
+
+    compiled = torch.compile(forward, backend="eager")
+    with acting():
+        for _ in range(2):
+            assert torch.allclose(compiled(LOGITS).logits, Categorical(logits=LOGITS).logits)
+
+
 class Own(Categorical):
     """Somebody's own kind of Categorical."""
 
@@ -70,4 +85,4 @@ def test_nothing_changes_beyond_the_context():
     assert Categorical.__init__ is make and Categorical._validate_args is validate
     assert type(Categorical(logits=LOGITS)) is Categorical
     with pytest.raises(ValueError, match="constraint"):
-        Categorical(logits=torch.tensor([float("nan")]))
+        Categorical(logits=torch.tensor([float("nan")]), validate_args=True)

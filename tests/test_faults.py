@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from pg_lightning import CategoricalMLP
+from pg_lightning.actors import NumpyActor
 from pg_lightning.cli import main
+from pg_lightning.envs import SingleEnv, make_env, make_vector_env, spaces
+from pg_lightning.sampling import EpisodeSampler
 from pg_lightning.watchdog import watchdog
 from tests.helpers import ROOT
 
@@ -29,12 +33,14 @@ FAULTS = {
     ("hang", "single"): "step 3: .*TimeoutError: nothing came back within 0.5 s",
     ("hang", "sync"): "step 3: .*TimeoutError: nothing came back within 0.5 s",
     ("hang", "async"): "step 3: .*TimeoutError: nothing came back within 0.5 s",
-    ("die", "async"): "step 3: .*the process of an environment died",
+    ("die", "async"): "step 3: .*EOFError: , the process of an environment died",
+    ("refuse", "single"): "step 3: .*ConnectionRefusedError: no licence server",
     ("shape", "single"): r"step 4: .*an observation of shape \(7,\) came, but the observation space has \(1,\)",
     ("stretch", "single"): r"step 4: .*an observation of shape \(\) came, but the observation space has \(1,\)",
     ("dimension", "single"): r"step 4: .*an observation of shape \(1, 1\) came, but the observation space has \(1,\)",
     ("shape", "sync"): "step 3: .*Output array is the wrong shape",
-    ("shape", "async"): r"step 3: .*could not broadcast input array from shape \(7,\)",
+    ("shape", "async"): r"step 3: .*an observation of shape \(7,\) came, but the observation space has \(1,\)",
+    ("stretch", "async"): r"step 3: .*an observation of shape \(\) came, but the observation space has \(1,\)",
 }
 
 
@@ -52,8 +58,47 @@ def test_a_fault_is_named_and_the_checkpoint_stays(how, backend, tmp_path, capfd
     assert len((last.parents[1] / "metrics.csv").read_text().splitlines()) == 3
 
 
+def failing_sampler(how, step_timeout=None):
+    envs = make_vector_env("tests.envs:Failing-v0", 2, "async", {"how": how})
+    return EpisodeSampler(envs, 2, step_timeout=step_timeout)
+
+
+def test_a_process_that_died_between_updates_is_named():
+    sampler, actor = failing_sampler("raise"), NumpyActor(CategoricalMLP(*spaces("tests.envs:Failing-v0")))
+    sampler.sample(actor, 0)
+    sampler.envs.processes[0].kill()
+    sampler.envs.processes[0].join()
+    with pytest.raises(ValueError, match=r"Failing-v0, update 1, step 0: .*the process of an environment died"):
+        sampler.sample(actor, 1)
+    sampler.close()
+
+
+@pytest.mark.parametrize("closing", ["raise", "hang"])
+def test_an_environment_that_cannot_be_closed_changes_no_message(closing):
+    env = make_env("tests.envs:Failing-v0", {"how": "raise", "closing": closing})
+    sampler = EpisodeSampler(SingleEnv(env), 9, step_timeout=0.3)
+    with pytest.raises(ValueError, match=r"step 13: .*RuntimeError: the simulator lost its licence"):
+        sampler.sample(NumpyActor(CategoricalMLP(*spaces("tests.envs:Failing-v0"))), 0)
+
+
+def test_a_run_in_a_process_of_somebody_elses_keeps_its_signals():
+    code = """
+import multiprocessing, signal
+from pg_lightning.envs import make_vector_env
+def run():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    make_vector_env("CartPole-v1", 2, "async").close()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+process = multiprocessing.Process(target=run)
+process.start()
+process.join()
+raise SystemExit(process.exitcode)
+"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60).returncode == 0
+
+
 def interrupted(number, folder, *options):
-    """Send a signal to a run with a process per environment, and to those as a terminal does; return how it ended."""
+    """Kill a run with a process per environment, or interrupt all of them as a terminal does; return how it ended."""
     command = [sys.executable, str(ROOT / "train.py"), "fit", *BACKENDS["async"], "--stop.threshold", "1e9", *options]
     with subprocess.Popen(
         [*command, "--lines.every_n_episodes", "1", "--trainer.enable_progress_bar", "false"],
@@ -66,7 +111,7 @@ def interrupted(number, folder, *options):
         assert process.stdout is not None and process.stderr is not None
         assert process.stdout.readline().startswith("Episode")
         workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.killpg(process.pid, number)
+        (os.kill if number == signal.SIGKILL else os.killpg)(process.pid, number)
         out, err = process.communicate(timeout=60)
     return process.returncode, out, err, workers
 
@@ -98,6 +143,19 @@ def test_the_watchdog_ends_what_stands_still():
     with pytest.raises(TimeoutError, match=r"within 0\.1 s"), watchdog(lambda: 0, 0.1):
         time.sleep(60)
     assert signal.getsignal(signal.SIGALRM) is handler and signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_the_watchdog_leaves_a_timer_to_whom_it_belongs():
+    rung = []
+    previous = signal.signal(signal.SIGALRM, lambda *_: rung.append(True))
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with watchdog(lambda: 0, 0.05):
+            time.sleep(0.5)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert rung == [True]
 
 
 def test_without_a_limit_and_beside_the_main_thread_there_is_no_watchdog():

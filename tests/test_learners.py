@@ -114,3 +114,10 @@ def test_chunks_hold_one_graph_at_a_time():
     rule = AutogradGradient(Watched(*SPACES))
     for seed in range(3):
         rule(chunk_for(rule.policy, seed))
+
+
+@pytest.mark.parametrize("rule", [MLPGradient, AutogradGradient])
+def test_a_mask_too_few_is_refused(rule):
+    policy = CategoricalMLP(*SPACES, dropout=0.5)
+    with pytest.raises(ValueError, match="the policy has 1 dropout layers, but 0 masks were recorded"):
+        rule(policy)(chunk_for(policy)._replace(masks=[]))

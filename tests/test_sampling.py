@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from pg_lightning import CategoricalMLP
 from pg_lightning.actors import make_actor
 from pg_lightning.dataset import EVALUATION_UPDATE
-from pg_lightning.envs import make_vector_env, spaces
+from pg_lightning.envs import SingleEnv, make_vector_env, spaces
 from pg_lightning.sampling import EpisodeSampler, check_quota
 from tests.envs import Broken, Counting, OwnPolicy, counting_vector_env
 from tests.helpers import tensors
@@ -219,6 +219,16 @@ def test_a_number_that_is_not_finite(what, number):
     sampler = EpisodeSampler(SyncVectorEnv([lambda: Broken(what, 0.0), lambda: Broken(what, number)]), 2)
     with pytest.raises(ValueError, match=f"update 4: environment 1 emitted {what} that are not finite, at step 2"):
         sampler.sample(Alternating(), 4)
+
+
+def test_a_reward_in_an_array_of_its_own():
+    class InArray(Broken):
+        def step(self, action):
+            observation, reward, *rest = super().step(action)
+            return observation, np.array([reward]), *rest
+
+    episodes = EpisodeSampler(SingleEnv(InArray(number=0.5)), 2).sample(Alternating(), 0)
+    assert episodes.rewards.tolist() == [1, 1, 0.5, 1, 1] * 2
 
 
 def test_what_comes_after_the_quota_does_not_matter():
