@@ -35,7 +35,8 @@ class StandardizedReturns(Advantage):
 class TimestepBaseline(Advantage):
     """Returns-to-go minus the mean over the update's episodes at the same timestep, scaled to unit variance.
 
-    It compares an episode with the others at the same moment, so it needs several episodes per update.
+    It compares an episode with the others at the same moment, so it needs several episodes per update. On several
+    processes each compares its own.
     """
 
     def __call__(self, episodes: Episodes, gamma: float) -> Tensor:

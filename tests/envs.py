@@ -210,7 +210,7 @@ SHAPES = {"shape": (7,), "stretch": (), "dimension": (1, 1)}
 
 
 class Failing(Endless):
-    """Raises, hangs, dies or shows an observation of another shape, in the fourth timestep of the third episode."""
+    """Raises, hangs, dies or shows an observation of another kind, in the fourth timestep of the third episode."""
 
     def __init__(self, how: str = "raise", closing: str = "") -> None:
         self.how, self.closing, self.episode = how, closing, 0
@@ -227,6 +227,8 @@ class Failing(Endless):
             raise RuntimeError("the simulator lost its licence")
         if self.how == "refuse":
             raise ConnectionRefusedError("no licence server")
+        if self.how == "dtype":
+            return np.array(["left"]), 1.0, False, False, {}
         if self.how == "hang":
             time.sleep(1000)
         if self.how == "die":
