@@ -218,7 +218,7 @@ def summed_over_chunks(
         The sum, a scalar ``[]`` with a gradient to every parameter.
 
     >>> weight = torch.tensor(3.0, requires_grad=True)
-    >>> total = summed_over_chunks(lambda x: (torch.tensor(9 * x**2), [torch.tensor(6 * x**2)]), [1, 2], [weight])
+    >>> total = summed_over_chunks(lambda x: (torch.tensor(9.0 * x**2), [torch.tensor(6.0 * x**2)]), [1, 2], [weight])
     >>> total.backward(); total.item(), weight.grad.item()
     (45.0, 30.0)
     """
