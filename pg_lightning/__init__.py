@@ -1,32 +1,68 @@
-"""Monte-Carlo policy gradient (REINFORCE) for PyTorch Lightning."""
+"""Policy gradients from complete episodes, for PyTorch Lightning."""
 
 import warnings
 
-# Lightning 2.6 asks torch 2.13 a question in a deprecated way; nothing that a user of either could mend.
+# Lightning 2.6 calls what torch 2.13 deprecates; users of either can do nothing about it.
 warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)
+warnings.filterwarnings("ignore", message=".*distributed.nn.functional.all_gather", category=FutureWarning)
 
-from pg_lightning.advantages import Advantage, Returns, StandardizedReturns, TimestepBaseline  # noqa: E402
-from pg_lightning.callbacks import StopAtRewardThreshold  # noqa: E402
-from pg_lightning.dataset import EpisodeDataModule, EpisodeDataset  # noqa: E402
-from pg_lightning.envs import make_env  # noqa: E402
+from pg_lightning.baselines import (  # noqa: E402
+    Baseline,
+    LeaveOneOut,
+    LinearBaseline,
+    MeanBaseline,
+    NoBaseline,
+    TimestepBaseline,
+)
+from pg_lightning.callbacks import EpisodeLines, StopAtRewardThreshold  # noqa: E402
+from pg_lightning.critic import Critic  # noqa: E402
+from pg_lightning.directions import Direction, Gradient, NaturalGradient  # noqa: E402
+from pg_lightning.envs import Environment, EnvironmentFault  # noqa: E402
 from pg_lightning.episodes import Batch, Episodes  # noqa: E402
 from pg_lightning.metrics import RunningReward  # noqa: E402
-from pg_lightning.policies import CategoricalMLP, ConsistentDropout  # noqa: E402
+from pg_lightning.normalizations import NoNormalization, Normalization, PerBatch, PerEpisode  # noqa: E402
+from pg_lightning.policies import ConsistentDropout, Encoder, Head, MLPPolicy, Policy  # noqa: E402
+from pg_lightning.policies.normalization import NormalizeObservations  # noqa: E402
 from pg_lightning.reinforce import Reinforce  # noqa: E402
+from pg_lightning.returns import GAE, MonteCarlo, Returns  # noqa: E402
+from pg_lightning.sampling import EpisodeDataModule, EpisodeDataset, EpisodeSampler  # noqa: E402
+from pg_lightning.schedules import Linear, Schedule  # noqa: E402
 
 __all__ = [
-    "Advantage",
+    "GAE",
+    "Baseline",
     "Batch",
-    "CategoricalMLP",
     "ConsistentDropout",
+    "Critic",
+    "Direction",
+    "Encoder",
+    "Environment",
+    "EnvironmentFault",
     "EpisodeDataModule",
     "EpisodeDataset",
+    "EpisodeLines",
+    "EpisodeSampler",
     "Episodes",
+    "Gradient",
+    "Head",
+    "LeaveOneOut",
+    "Linear",
+    "LinearBaseline",
+    "MLPPolicy",
+    "MeanBaseline",
+    "MonteCarlo",
+    "NaturalGradient",
+    "NoBaseline",
+    "NoNormalization",
+    "Normalization",
+    "NormalizeObservations",
+    "PerBatch",
+    "PerEpisode",
+    "Policy",
     "Reinforce",
     "Returns",
     "RunningReward",
-    "StandardizedReturns",
+    "Schedule",
     "StopAtRewardThreshold",
     "TimestepBaseline",
-    "make_env",
 ]

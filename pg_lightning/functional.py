@@ -1,11 +1,8 @@
-"""Policy gradients as pure functions: returns, standardising, baselines, the loss and its gradient in chunks.
+"""Policy gradients as pure functions: returns, baselines, standardisation and the loss.
 
 All of them work on *packed* episodes: one row per timestep, the episodes one after the other, and ``lengths`` telling
 where each ends. ``[T]`` is the number of timesteps of all episodes together, ``[E]`` the number of episodes.
 """
-
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +14,7 @@ EPS = torch.finfo(torch.float32).eps
 def _packed(values: Tensor, lengths: Tensor, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return values ``[T]`` and positive whole lengths ``[E]`` that sum to T as arrays; refuse anything else.
 
-    NumPy does what follows in a fifth of torch's time: its calls cost less, and so do its sums over segments.
+    NumPy takes a fifth of torch's time for what follows: its calls cost less, and so do its sums over segments.
     """
     if values.ndim != 1 or lengths.ndim != 1:
         raise ValueError(
@@ -37,13 +34,13 @@ def _starts(lengths: np.ndarray) -> np.ndarray:
 
 
 def timestep_indices(lengths: np.ndarray) -> np.ndarray:
-    """Tell for every timestep its index t within its episode, counted from 0.
+    """Count the timesteps t of every episode, from 0.
 
     Args:
         lengths: timesteps of each episode ``[E]``.
 
     Returns:
-        Index of the timestep ``[T]``.
+        Index of every timestep within its episode ``[T]``.
 
     >>> timestep_indices(np.array([1, 3]))
     array([0, 0, 1, 2])
@@ -51,13 +48,74 @@ def timestep_indices(lengths: np.ndarray) -> np.ndarray:
     return np.arange(lengths.sum()) - _starts(lengths).repeat(lengths)
 
 
+def discounted_sums(values: Tensor, discounts: Tensor) -> Tensor:
+    r"""Solve the recurrence behind every return: Monte-Carlo, bootstrapped, λ-return and GAE differ in their discounts.
+
+    .. math:: y_t = x_t + d_t\, y_{t+1}
+
+    A discount of 0 ends a sum, as at an episode's last timestep. Solved by doubling: after round n every row holds the
+    sum over its next :math:`2^n` rows, so the longest sum costs log2(length) passes.
+
+    Args:
+        values: :math:`x_t` ``[T]``.
+        discounts: :math:`d_t` ``[T]``, from 0 to 1; the last one must be 0.
+
+    Returns:
+        :math:`y_t` ``[T]``, float64.
+
+    Raises:
+        ValueError: shapes that differ, or a last discount that is not 0.
+
+    Source: Sutton & Barto (2018), equation 3.9; per-timestep discounts as in section 12.8.
+
+    >>> discounted_sums(torch.tensor([1.0, 1.0, 1.0]), torch.tensor([0.5, 0.0, 0.0]))
+    tensor([1.5000, 1.0000, 1.0000], dtype=torch.float64)
+    """
+    if values.shape != discounts.shape or values.ndim != 1:
+        raise ValueError(f"values and discounts must both be [T], not {tuple(values.shape)}, {tuple(discounts.shape)}")
+    sums = values.numpy(force=True).astype(np.float64)
+    factors = discounts.numpy(force=True).astype(np.float64)
+    if len(factors) and factors[-1] != 0:
+        raise ValueError(f"the last discount must be 0, as the last episode ends there; it is {factors[-1]}")
+    span = 1
+    while factors.any():
+        sums[:-span] += factors[:-span] * sums[span:]
+        factors[:-span] *= factors[span:]  # The product of the next 2 * span discounts.
+        span *= 2
+    return torch.from_numpy(sums).to(values.device)
+
+
+def discounts_within(lengths: Tensor, gamma: float) -> Tensor:
+    """Discount every timestep by gamma, but each episode's last one by 0.
+
+    Args:
+        lengths: timesteps of each episode ``[E]``.
+        gamma: discount factor, from 0 to 1.
+
+    Returns:
+        Discounts ``[T]``, float64, for :func:`discounted_sums`.
+
+    >>> discounts_within(torch.tensor([3, 1]), 0.9)
+    tensor([0.9000, 0.9000, 0.0000, 0.0000], dtype=torch.float64)
+    """
+    discounts = torch.full((int(lengths.sum()),), gamma, dtype=torch.float64, device=lengths.device)
+    discounts[lengths.cumsum(0) - 1] = 0.0
+    return discounts
+
+
+def timestep_discounts(lengths: Tensor, gamma: float) -> Tensor:
+    r"""Discount every timestep t of its episode by :math:`\gamma^t` ``[T]``, float64.
+
+    >>> timestep_discounts(torch.tensor([3, 1]), 0.5)
+    tensor([1.0000, 0.5000, 0.2500, 1.0000], dtype=torch.float64)
+    """
+    return torch.from_numpy(gamma ** timestep_indices(lengths.numpy(force=True))).to(lengths.device)
+
+
 def returns_to_go(rewards: Tensor, lengths: Tensor, gamma: float) -> Tensor:
     r"""Sum the discounted rewards from each timestep to the end of its episode.
 
-    .. math:: G_t = \sum_{k=0}^{T-t-1} \gamma^k R_{t+k+1}
-
-    By doubling instead of one step at a time: after round n every timestep holds the sum of its next :math:`2^n`
-    rewards, so the longest episode costs log2(length) passes over the whole array.
+    .. math:: G_t = \sum_{k=0}^{T-t-1} \gamma^k R_{t+k+1} = R_{t+1} + \gamma G_{t+1}
 
     Args:
         rewards: ``rewards[t]`` is :math:`R_{t+1}` ``[T]``.
@@ -70,21 +128,15 @@ def returns_to_go(rewards: Tensor, lengths: Tensor, gamma: float) -> Tensor:
     Raises:
         ValueError: gamma outside of [0, 1], or lengths that do not match the rewards.
 
-    Source: Sutton & Barto (2018), section 3.3, equation 3.8.
+    Source: Sutton & Barto (2018), section 3.3, equations 3.8 and 3.9.
 
     >>> returns_to_go(torch.ones(6), torch.tensor([5, 1]), gamma=0.99)
     tensor([4.9010, 3.9404, 2.9701, 1.9900, 1.0000, 1.0000], dtype=torch.float64)
     """
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must be from 0 to 1, not {gamma}")
-    values, counts = _packed(rewards, lengths, "rewards")
-    returns = values.astype(np.float64)
-    steps_left = counts.repeat(counts) - timestep_indices(counts)
-    span, discount, longest = 1, gamma, counts.max()
-    while span < longest:
-        returns[:-span] += discount * np.where(steps_left[:-span] > span, returns[span:], 0.0)
-        span, discount = 2 * span, discount * discount
-    return torch.from_numpy(returns).to(rewards.device)
+    _packed(rewards, lengths, "rewards")
+    return discounted_sums(rewards, discounts_within(lengths, gamma))
 
 
 def episode_sums(values: Tensor, lengths: Tensor) -> Tensor:
@@ -107,7 +159,7 @@ def episode_sums(values: Tensor, lengths: Tensor) -> Tensor:
     return torch.from_numpy(np.add.reduceat(array, _starts(counts))).to(values.device)
 
 
-def standardize(values: Tensor, lengths: Tensor) -> Tensor:
+def standardize_episodes(values: Tensor, lengths: Tensor) -> Tensor:
     r"""Shift and scale each episode's values to mean 0 and standard deviation 1.
 
     .. math:: (x_t - \bar x) / (s + \epsilon), \quad s^2 = \sum_t (x_t - \bar x)^2 / (T - 1)
@@ -126,7 +178,7 @@ def standardize(values: Tensor, lengths: Tensor) -> Tensor:
 
     Source: the scaling that PyTorch's REINFORCE example made common (``pytorch/examples``, reinforcement_learning).
 
-    >>> standardize(torch.tensor([1.0, 2.0, 3.0, 7.0]), torch.tensor([3, 1])).round(decimals=4)
+    >>> standardize_episodes(torch.tensor([1.0, 2.0, 3.0, 7.0]), torch.tensor([3, 1])).round(decimals=4)
     tensor([-1.,  0.,  1.,  0.])
     """
     array, counts = _packed(values, lengths, "values")
@@ -137,13 +189,29 @@ def standardize(values: Tensor, lengths: Tensor) -> Tensor:
     return torch.from_numpy(centered / (np.sqrt(variance) + EPS).repeat(counts)).to(values)
 
 
-def timestep_baseline(returns: Tensor, lengths: Tensor) -> Tensor:
-    r"""Average the returns of all episodes at the same timestep: a baseline that needs no critic.
+def standardize(values: Tensor) -> Tensor:
+    r"""Shift and scale all values together to mean 0 and standard deviation 1.
+
+    Args:
+        values: one value per timestep ``[T]``.
+
+    Returns:
+        :math:`(x - \bar x) / (s + \epsilon)` ``[T]``, s the population's standard deviation; equal values become 0.
+
+    >>> standardize(torch.tensor([1.0, 2.0, 3.0, 2.0])).round(decimals=4)
+    tensor([-1.4142,  0.0000,  1.4142,  0.0000])
+    """
+    centered = values - values[:1]  # Equal values are zeros, not rounding errors.
+    centered = centered - centered.mean()
+    return centered / (centered.std(correction=0) + EPS)
+
+
+def timestep_mean(returns: Tensor, lengths: Tensor) -> Tensor:
+    r"""Average the returns of all episodes at the same timestep: a baseline without a critic, biased by its own return.
 
     .. math:: b_t = \frac{1}{|\{i: T_i > t\}|} \sum_{i: T_i > t} G^i_t
 
-    An episode's own return is part of the mean. That only scales its advantage by (n - 1)/n, with n the number of
-    episodes still running at t; where a single episode is left its advantage is 0.
+    The own return is part of the mean, which biases the gradient with few episodes; :func:`leave_one_out` is unbiased.
 
     Args:
         returns: returns-to-go ``[T]``.
@@ -158,7 +226,7 @@ def timestep_baseline(returns: Tensor, lengths: Tensor) -> Tensor:
     Source: Greensmith, Bartlett & Baxter (2004), "Variance Reduction Techniques for Gradient Estimates in
     Reinforcement Learning", section 4, for baselines that do not depend on the action.
 
-    >>> timestep_baseline(torch.tensor([3.0, 2.0, 1.0, 5.0]), torch.tensor([3, 1]))
+    >>> timestep_mean(torch.tensor([3.0, 2.0, 1.0, 5.0]), torch.tensor([3, 1]))
     tensor([4., 2., 1., 4.])
     """
     array, counts = _packed(returns, lengths, "returns")
@@ -167,7 +235,41 @@ def timestep_baseline(returns: Tensor, lengths: Tensor) -> Tensor:
     return torch.from_numpy(means[timesteps]).to(returns)
 
 
-def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, num_episodes: int) -> Tensor:
+def leave_one_out(returns: Tensor, lengths: Tensor) -> Tensor:
+    r"""Average the returns of the *other* episodes at the same timestep: an unbiased baseline without a critic.
+
+    .. math:: b^i_t = \frac{1}{|\{j \ne i: T_j > t\}|} \sum_{j \ne i,\, T_j > t} G^j_t
+
+    Where no other episode still runs, it is the mean over all timesteps of the others; with a single episode it is 0.
+    Either way it depends on the other episodes alone, so that it does not bias the gradient.
+
+    Args:
+        returns: returns-to-go ``[T]``.
+        lengths: timesteps of each episode ``[E]``.
+
+    Returns:
+        Baseline of every timestep ``[T]``, of the same dtype.
+
+    Raises:
+        ValueError: lengths that do not match the returns.
+
+    Source: Kool, van Hoof & Welling (2019), "Buy 4 REINFORCE Samples, Get a Baseline for Free!".
+
+    >>> leave_one_out(torch.tensor([3.0, 2.0, 1.0, 5.0]), torch.tensor([3, 1]))
+    tensor([5., 5., 5., 3.])
+    """
+    array, counts = _packed(returns, lengths, "returns")
+    array = array.astype(np.float64)
+    timesteps = timestep_indices(counts)
+    others = np.bincount(timesteps)[timesteps] - 1
+    sums = np.bincount(timesteps, array)[timesteps] - array
+    totals = array.sum() - np.add.reduceat(array, _starts(counts))
+    elsewhere = (totals / np.maximum(len(array) - counts, 1)).repeat(counts)
+    baseline = np.where(others > 0, sums / np.maximum(others, 1), elsewhere * (len(counts) > 1))
+    return torch.from_numpy(baseline).to(returns)
+
+
+def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, num_episodes: float) -> Tensor:
     r"""Weigh the log-probabilities by the advantages: its gradient is minus the policy gradient.
 
     .. math:: L = -\frac{1}{E} \sum_{i=1}^{E} \sum_t \log\pi(A^i_t \mid S^i_t)\, \hat A^i_t
@@ -178,7 +280,7 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, num_episodes: in
     Args:
         log_probs: :math:`\log\pi(A_t|S_t)` ``[T]``, with gradients.
         advantages: a weight for every timestep ``[T]``, without gradients.
-        num_episodes: E, the number of episodes of the whole update.
+        num_episodes: E, episodes of the whole update (of several processes: their mean).
 
     Returns:
         The loss, a scalar ``[]``.
@@ -196,82 +298,3 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, num_episodes: in
             f"log_probs and advantages must both be [T], not {tuple(log_probs.shape)} and {tuple(advantages.shape)}"
         )
     return -(log_probs * advantages).sum() / num_episodes
-
-
-def summed_over_chunks(
-    gradient: Callable[[Any], tuple[Tensor, Sequence[Tensor | None]]],
-    chunks: Iterable[Any],
-    parameters: Sequence[Tensor],
-) -> Tensor:
-    """Add up the loss and the gradient of all chunks, one chunk at a time.
-
-    The sum that comes back carries the summed gradient, so one ordinary ``backward()`` (Lightning's, with clipping,
-    scaling and DDP) yields what the loss of everything at once would have yielded, in the memory of one chunk.
-
-    Args:
-        gradient: maps a chunk to its share of the loss ``[]`` and the gradient of that for each parameter, ``None``
-            where it does not depend on it.
-        chunks: what to call it with, one after the other.
-        parameters: the tensors that the gradients belong to.
-
-    Returns:
-        The sum, a scalar ``[]`` with a gradient to every parameter.
-
-    >>> weight = torch.tensor(3.0, requires_grad=True)
-    >>> total = summed_over_chunks(lambda x: (torch.tensor(9.0 * x**2), [torch.tensor(6.0 * x**2)]), [1, 2], [weight])
-    >>> total.backward(); total.item(), weight.grad.item()
-    (45.0, 30.0)
-    """
-    return _SummedOverChunks.apply(gradient, chunks, *parameters)
-
-
-def _plus(left: Any, right: Any) -> Any:
-    """Add two tensors, either of which may be missing."""
-    return right if left is None else left if right is None else left + right
-
-
-class _SummedOverChunks(torch.autograd.Function):
-    """See :func:`summed_over_chunks`."""
-
-    @staticmethod
-    def forward(ctx: Any, gradient: Callable[[Any], Any], chunks: Iterable[Any], *parameters: Tensor) -> Tensor:
-        total: Any = None
-        sums: list[Any] = [None] * len(parameters)
-        for chunk in chunks:
-            part, parts = gradient(chunk)
-            total, sums = _plus(total, part), list(map(_plus, sums, parts))
-        # None would have DDP wait for a gradient that never comes.
-        filled = (torch.zeros_like(p) if whole is None else whole for p, whole in zip(parameters, sums, strict=True))
-        ctx.save_for_backward(*filled)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        return None, None, *(outer[0] * whole for whole in ctx.saved_tensors)
-
-
-def exponential_moving_average(initial: Tensor, values: Tensor, decay: float) -> Tensor:
-    r"""Fold values, first to last, into a moving average.
-
-    .. math:: m_n = d^n m_0 + (1 - d) \sum_{i=1}^{n} d^{n-i} x_i
-
-    the closed form of :math:`m_i = d\, m_{i-1} + (1 - d)\, x_i`.
-
-    Args:
-        initial: the average so far, :math:`m_0` ``[]``.
-        values: what to fold in, first to last ``[N]``.
-        decay: d, from 0 (only the last value counts) to below 1.
-
-    Returns:
-        The average after each value ``[N]``.
-
-    Source: the running reward of PyTorch's REINFORCE example (``pytorch/examples``, reinforcement_learning).
-
-    >>> exponential_moving_average(torch.tensor(10.0), torch.tensor([8.0, 9.98]), decay=0.99)
-    tensor([9.9800, 9.9800])
-    """
-    average, averages = float(initial), []
-    for value in values.tolist():
-        average = decay * average + (1 - decay) * value
-        averages.append(average)
-    return initial.new_tensor(averages)

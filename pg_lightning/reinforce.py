@@ -1,194 +1,119 @@
-"""REINFORCE: Monte-Carlo policy gradient, as a LightningModule."""
+"""REINFORCE: the policy gradient of complete episodes."""
 
 import math
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-import pytorch_lightning as pl
+import gymnasium as gym
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from pg_lightning.advantages import Advantage, TimestepBaseline
-from pg_lightning.envs import spaces
-from pg_lightning.episodes import Batch, Episodes, Outcome
-from pg_lightning.functional import summed_over_chunks
-from pg_lightning.learners import learning_parameters, make_gradient
-from pg_lightning.policies import CategoricalMLP, PolicyFactory, evaluating, with_consistent_dropout
-from pg_lightning.specs import UNNAMED, build, describe
+from pg_lightning import defaults
+from pg_lightning.agent import Agent
+from pg_lightning.baselines import Baseline
+from pg_lightning.diagnostics import Measured, entropy
+from pg_lightning.directions import Direction
+from pg_lightning.envs import Environment
+from pg_lightning.episodes import Batch, Chunk, Episodes
+from pg_lightning.functional import policy_gradient_loss, timestep_discounts
+from pg_lightning.gathering import gather_episodes, own_part
+from pg_lightning.gradients import summed_over_chunks
+from pg_lightning.normalizations import Normalization
+from pg_lightning.policies.policy import PolicyFactory
+from pg_lightning.returns import Returns
+from pg_lightning.schedules import Schedule, value_of
 
-default_optimizer = partial(torch.optim.Adam, lr=0.02)
 
-
-class Reinforce(pl.LightningModule):
-    """The agent: a policy, how it weighs what it did, and how it learns from that.
+class Reinforce(Agent):
+    """Policy gradient from complete episodes, each update by the policy as it is (on-policy).
 
     Args:
-        env_id: Gymnasium id of the environment, which decides what the policy reads and chooses.
-        env_kwargs: arguments of the environment.
-        policy: makes the policy of an observation and an action space: a class such as CategoricalMLP.
-        advantage: weighs each timestep of complete episodes; by default TimestepBaseline.
+        env: what is played: an Environment, a Gymnasium id, or a callable that makes an environment. Its spaces decide
+            what the policy reads and chooses.
+        policy: makes the policy of an observation and an action space: a class such as MLPPolicy.
+        returns: estimates the return from each timestep on; by default MonteCarlo.
+        baseline: subtracted from the returns; by default LeaveOneOut.
+        normalization: of the advantages; by default PerBatch.
+        direction: from the gradient to the step; by default Gradient, the gradient itself.
         gamma: discount factor per timestep, from 0 to 1.
-        optimizer: makes the optimizer of the policy's parameters; by default Adam with learning rate 0.02.
+        discount_states: whether timestep t counts gamma**t, as the gradient of the discounted objective has it. By
+            default it does not, as in nearly all implementations: late actions count as much as early ones.
+        optimizer: makes the optimizer of the policy's parameters; by default that of the direction (Gradient: Adam).
         lr_scheduler: makes the learning-rate scheduler of the optimizer; it steps once per update.
-        chunk_size: timesteps that learn at a time, which bounds the memory; the gradient does not depend on it.
+        lr_schedule: factor of the learning rate by the run's progress, such as Linear(1.0); in place of a scheduler.
+        entropy_coef: β, weight of the entropy bonus: a number or a schedule.
+        chunk_size: timesteps that are learnt from at a time; it bounds the memory and does not change the gradient.
 
     Raises:
         ValueError: an argument out of range, or a policy that does not fit the environment.
     """
 
-    num_episodes: Tensor
-    num_env_steps: Tensor
-
     def __init__(
         self,
-        env_id: str = "CartPole-v1",
-        env_kwargs: dict[str, Any] | None = None,
-        policy: PolicyFactory = CategoricalMLP,
-        advantage: Advantage | None = None,
+        env: Environment | str | Callable[..., gym.Env] | None = None,
+        policy: PolicyFactory | None = None,
+        returns: Returns | None = None,
+        baseline: Baseline | None = None,
+        normalization: Normalization | None = None,
+        direction: Direction | None = None,
         gamma: float = 0.99,
+        discount_states: bool = False,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        lr_schedule: Schedule | None = None,
+        entropy_coef: float | Schedule = 0.0,
         chunk_size: int = 2048,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            env, policy or defaults.policy, direction or defaults.direction(), optimizer, lr_scheduler, lr_schedule
+        )
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma must be from 0 to 1, not {gamma}")
         if chunk_size < 1:
             raise ValueError(f"chunk_size must be at least 1 timestep, not {chunk_size}")
-        self.save_hyperparameters()
-        self.hparams.pop("_instantiator", None)  # LightningCLI's; the specs of the next line need no parser.
-        for name, value in self.hparams.items():
-            if value == UNNAMED:
-                raise ValueError(f"the checkpoint could not name its {name}: load_from_checkpoint(path, {name}=...)")
-            self.hparams[name] = describe(value)
-        self.policy = with_consistent_dropout(build(policy, torch.nn.Module)(*spaces(env_id, env_kwargs)))
-        self.advantage = build(advantage, Advantage, instance=True) or TimestepBaseline()
-        self.gamma, self.chunk_size = gamma, chunk_size
-        self.make_optimizer = build(optimizer, torch.optim.Optimizer) or default_optimizer
-        self.make_lr_scheduler = build(lr_scheduler, torch.optim.lr_scheduler.LRScheduler)
-        self.register_buffer("num_episodes", torch.tensor(0))
-        self.register_buffer("num_env_steps", torch.tensor(0))
-        self.metrics: dict[str, float] = {}
-        self._logged = 0
+        if not isinstance(entropy_coef, Schedule | dict) and not math.isfinite(entropy_coef):
+            raise ValueError(f"entropy_coef must be a finite number or a schedule, not {entropy_coef}")
+        self.returns = self.part("returns", returns or defaults.returns(), Returns)
+        self.baseline = self.part("baseline", baseline or defaults.baseline(), Baseline)
+        self.normalization = self.part("normalization", normalization or defaults.normalization(), Normalization)
+        self.entropy_coef = self.part("entropy_coef", entropy_coef, Schedule)
+        self.baseline.prepare(self.env.observation_space)
+        self.gamma, self.discount_states, self.chunk_size = gamma, discount_states, chunk_size
+        self.save_hyperparameters({"gamma": gamma, "discount_states": discount_states, "chunk_size": chunk_size})
 
-    def weigh(self, episodes: Episodes) -> Batch:
-        """Return-to-go, then normalise: give each timestep of some episodes the weight it will learn with."""
-        advantages = self.advantage(episodes, self.gamma)
-        if advantages.shape != episodes.rewards.shape:
-            raise ValueError(f"advantages must be [T] = {list(episodes.rewards.shape)}, not {list(advantages.shape)}")
-        return Batch(episodes, advantages.float())
+    def estimate(self, episodes: Episodes) -> Batch:
+        r"""Estimate an advantage for every timestep, :math:`\hat A_t = G_t - b(S_t)`, given all processes' episodes."""
+        outcome, played = episodes.outcome(), self.returns.select(episodes)
+        episodes = gather_episodes(self, played)
+        values = self.baseline.values(episodes)  # [T], where there is a critic
+        returns = self.returns(episodes, values, self.gamma)  # [T]
+        baseline = self.baseline(episodes, returns)  # [T]
+        advantages = self.normalization(returns - baseline, episodes.lengths)  # [T]
+        if self.discount_states:
+            advantages = advantages * timestep_discounts(episodes.lengths, self.gamma)  # [T]
+        batch = Batch(episodes, returns, baseline, advantages.to(self.dtype), len(episodes), outcome)
+        return own_part(self, batch, played)
 
-    def on_train_start(self) -> None:
-        """Refuse a loader that would sample with an older policy than the one that learns."""
-        self._logged = self.global_step
-        loader = self.trainer.train_dataloader
-        if getattr(loader, "num_workers", 0) > 0:
-            raise ValueError(
-                "num_workers must be 0: a worker's copy of the policy never learns. Hand the EpisodeDataset itself to "
-                "the Trainer; for environments in processes of their own use backend 'async'."
-            )
-        if self.trainer.num_training_batches == float("inf"):
-            raise ValueError(
-                "the training dataset needs a __len__: without one Lightning fetches a batch ahead, sampled by the "
-                "policy before the last update"
-            )
-        if self.trainer.accumulate_grad_batches != 1:
-            raise ValueError("accumulate_grad_batches must be 1: use more episodes_per_update instead")
+    def loss(self, chunk: Chunk) -> tuple[Tensor, Measured]:
+        r"""Return a chunk's part of :math:`-\frac{1}{E} \sum_t (\log\pi(A_t|S_t) \hat A_t + \beta H_t)`, entropy H."""
+        distribution = chunk.distribution(self.policy)
+        log_probs = distribution.log_prob(chunk.actions)  # [C]
+        loss = policy_gradient_loss(log_probs, chunk.advantages, chunk.num_episodes)  # []
+        bonus = value_of(self.entropy_coef, self.progress)
+        entropies = entropy(distribution, log_probs, with_gradient=bonus != 0)  # [C]
+        if bonus:
+            loss = loss - bonus * entropies.sum() / chunk.num_episodes  # []
+        return loss, Measured.of(log_probs, chunk.log_probs, entropies)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the REINFORCE loss of episodes that the policy sampled just now."""
-        episodes = batch.episodes
-        if episodes.update != self.global_step:
-            raise RuntimeError(f"episodes of update {episodes.update} came when update {self.global_step} was due")
-        chunks, parameters = batch.chunks(self.chunk_size), learning_parameters(self.policy)
-        loss = summed_over_chunks(make_gradient(self.policy), chunks, parameters)
-        if not math.isfinite(value := loss.item()):
-            raise ValueError(f"update {self.global_step}: the loss is {value}; nothing was learnt from it")
-        self.outcome = outcome = self.gather(episodes.outcome())
-        self.num_episodes.add_(len(outcome.lengths))
-        self.num_env_steps.add_(outcome.lengths.sum())
-        self.metrics = {
-            "loss": value,
-            **outcome.statistics(),
-            "entropy": -episodes.log_probs.mean().item(),
-            "episodes": self.num_episodes.item(),
-            "env_steps": self.num_env_steps.item(),
-        }
-        return loss
-
-    def gather(self, outcome: Outcome) -> Outcome:
-        """Join the outcomes of all processes, so that each goes by the episodes of all."""
-        if self.trainer.world_size == 1:
-            return outcome
-        ours = torch.stack([column.double() for column in outcome])  # [3, E]
-        everywhere = [torch.empty_like(ours) for _ in range(self.trainer.world_size)]
-        torch.distributed.all_gather(everywhere, ours)
-        returns, lengths, truncated = torch.cat(everywhere, dim=1)
-        return Outcome(returns, lengths.long(), truncated.bool())
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Return the loss of episodes that the policy sampled just now, with the gradient of all chunks."""
+        self.check_on_policy(batch)
+        chunks = batch.chunks(self.chunk_size)
+        loss, measured = summed_over_chunks(self.loss, chunks, self.learning_parameters())
+        return {"loss": loss, "outcome": self.report(batch, loss, measured)}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Stop before a gradient that is not finite reaches the weights."""
-        for name, parameter in self.policy.named_parameters():
-            # A sum that is finite has finite terms only, and takes a fifth of the time.
-            if (gradient := parameter.grad) is None or math.isfinite(gradient.sum().item()):
-                continue
-            if not torch.isfinite(gradient).all():
-                raise ValueError(f"update {self.global_step}: the gradient of {name} is not finite; weights unchanged")
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Hand this update's metrics to the loggers, unless a checkpoint of it has had that done already."""
-        self.log_update()
-
-    def log_update(self) -> None:
-        """Hand the last update's metrics to the loggers, once; ``self.log`` would take 0.4 ms for each of them."""
-        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self._logged < self.global_step and every and self.global_step % every == 0:
-            self._logged = self.global_step
-            for logger in self.loggers:
-                logger.log_metrics(self.metrics, step=self.global_step)
-
-    def configure_optimizers(self) -> Any:
-        """Make the optimizer, and a scheduler that steps once per update."""
-        optimizer = self.make_optimizer(self.policy.parameters())
-        if self.make_lr_scheduler is None:
-            return optimizer
-        return [optimizer], [{"scheduler": self.make_lr_scheduler(optimizer), "interval": "step"}]
-
-    def _evaluate(self, episodes: Episodes, dataloader_idx: int) -> None:
-        """Log what the evaluation episodes were worth: mean, standard deviation and count."""
-        returns, way = episodes.returns, ("sampled", "greedy")[dataloader_idx]
-        spread = returns.std() if len(returns) > 1 else torch.zeros(())
-        metrics = {"return_mean": returns.mean(), "return_std": spread, "episodes": torch.tensor(float(len(returns)))}
-        self.log_dict(
-            {f"{way}_{name}": value for name, value in metrics.items()}, add_dataloader_idx=False, batch_size=1
-        )
-
-    def validation_step(self, batch: Episodes, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log the evaluation episodes' returns, sampled and greedy."""
-        self._evaluate(batch, dataloader_idx)
-
-    def test_step(self, batch: Episodes, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log the evaluation episodes' returns, sampled and greedy."""
-        self._evaluate(batch, dataloader_idx)
-
-    def predict_step(self, batch: Episodes, batch_idx: int, dataloader_idx: int = 0) -> Episodes:
-        """Return the episodes as they were played."""
-        return batch
-
-    @torch.inference_mode()
-    def act(self, observation: np.ndarray, greedy: bool = True) -> np.ndarray:
-        """Map one observation to an action, without dropout.
-
-        Args:
-            observation: ``[*obs]``.
-            greedy: the most probable action, rather than a sampled one.
-
-        Returns:
-            The action ``[*act]``, ready for ``env.step``.
-        """
-        inputs = torch.as_tensor(observation, device=self.device)[None]
-        with evaluating(self.policy):
-            distribution = self.policy(inputs.float() if inputs.dtype == torch.float64 else inputs)
-        return (distribution.mode if greedy else distribution.sample())[0].cpu().numpy()[()]
+        """Turn the gradient, averaged over all processes, into the direction of the step."""
+        self.check_gradient()
+        self.direction(self.policy, self.batch, self.progress, self.sum_over_processes)

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import time
 
 import gymnasium as gym
@@ -10,8 +11,8 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import nn
 from torch.distributions import Categorical, Independent, Normal
 
-from pg_lightning import Advantage
-from pg_lightning.functional import returns_to_go
+from pg_lightning import MonteCarlo
+from pg_lightning.envs import SyncEnvs
 
 
 class Counting(gym.Env):
@@ -24,7 +25,7 @@ class Counting(gym.Env):
     observation_space = gym.spaces.Box(0, 2**24, (5,), np.float32)
 
     def __init__(self, index: int = 0, lengths: tuple[int, ...] = (3,), truncate: bool = False) -> None:
-        self.index, self.lengths, self.truncate = index, tuple(lengths), truncate
+        self.index, self.lengths, self.truncate, self.taken = index, tuple(lengths), truncate, 0
 
     def _observation(self) -> np.ndarray:
         return np.array([self.index, *divmod(self.seeded, 2**16), self.episode, self.t], np.float32)
@@ -37,17 +38,41 @@ class Counting(gym.Env):
 
     def step(self, action):
         reward = 100.0 * self.episode + self.t + action / 2
-        self.t += 1
+        self.t, self.taken = self.t + 1, self.taken + 1
         length = self.lengths[self.episode % len(self.lengths)]
         assert self.t <= length, "stepped beyond the end of an episode"
         ended = self.t == length
         return self._observation(), reward, ended and not self.truncate, ended and self.truncate, {}
 
 
-def counting_vector_env(lengths: list[tuple[int, ...]], mode: AutoresetMode) -> SyncVectorEnv:
-    """One :class:`Counting` per script, stepped together in a mode."""
-    make = [lambda index=index, script=script: Counting(index, script) for index, script in enumerate(lengths)]
+def counting_vector_env(lengths: list[tuple[int, ...]], mode: AutoresetMode | str, wrap=lambda env: env) -> VectorEnv:
+    """One :class:`Counting` per script, wrapped and stepped together: in a mode of Gymnasium's, or by our SyncEnvs."""
+    make = [lambda index=index, script=script: wrap(Counting(index, script)) for index, script in enumerate(lengths)]
+    if mode == "ours":
+        return SyncEnvs([one() for one in make])
     return SyncVectorEnv(make, autoreset_mode=mode)
+
+
+class Nested(gym.Wrapper):
+    """Shows :class:`Counting`'s observation ``[index, *seed, episode, t]`` as a dict of an array and a tuple."""
+
+    observation_space = gym.spaces.Dict(
+        {
+            "place": gym.spaces.Box(0, 2**24, (3,), np.float32),
+            "time": gym.spaces.Tuple([gym.spaces.Discrete(10**6), gym.spaces.Box(0, 2**24, (1,), np.float32)]),
+        }
+    )
+
+    def _nest(self, values):
+        return {"place": values[:3], "time": (int(values[3]), values[4:])}
+
+    def reset(self, **options):
+        observation, info = self.env.reset(**options)
+        return self._nest(observation), info
+
+    def step(self, action):
+        observation, *rest = self.env.step(action)
+        return self._nest(observation), *rest
 
 
 class RandomLength(gym.Env):
@@ -137,6 +162,44 @@ class TinyMDP(gym.Env):
         return shown, reward, self.state == 2, self.state != 2 and self.t == self.HORIZON, {}
 
 
+class Chain(gym.Env):
+    """States 0, 1, 2: action 0 goes on, action 1 ends, both end in state 2. Nothing is random but the policy."""
+
+    REWARD = np.array([[1.0, -0.5], [-1.0, 3.0], [6.0, -2.0]])  # [state, action]
+    action_space = gym.spaces.Discrete(2)
+    observation_space = gym.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        self.state = 0
+        return 0, {}
+
+    def step(self, action):
+        reward, ended = float(self.REWARD[self.state, action]), action == 1 or self.state == 2
+        self.state += not ended
+        return self.state, reward, ended, False, {}
+
+
+class Row(gym.Env):
+    """Five states in a row that look alike. Left out, gamma**t teaches the worst policy (Nota & Thomas, 2020).
+
+    State 0: a1 earns 1, a2 nothing, both go on. State 1: a1 earns -2.5 and leads through two idle states to a reward of
+    8 in the fifth step; a2 earns nothing and ends.
+    """
+
+    action_space = gym.spaces.Discrete(2)  # a1 is action 0, a2 is action 1.
+    observation_space = gym.spaces.Box(0, 1, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.ones(1, np.float32), {}
+
+    def step(self, action):
+        reward = {0: (1.0, 0.0), 1: (-2.5, 0.0), 4: (8.0, 8.0)}.get(self.t, (0.0, 0.0))[action]
+        ended = self.t == 4 or (self.t == 1 and action == 1)
+        self.t += 1
+        return np.ones(1, np.float32), reward, ended, False, {}
+
+
 class Spaces(gym.Env):
     """Any spaces; an episode is one timestep, its reward the action as the environment received it."""
 
@@ -190,17 +253,18 @@ class GaussianPolicy(nn.Module):
         return Independent(normal, 1) if self.independent else normal
 
 
-class ScaledReturns(Advantage):
-    """An advantage as a user writes it, with a setting."""
+class ScaledReturns(MonteCarlo):
+    """A return estimator as a user writes it, with a setting that it keeps under another name."""
 
     def __init__(self, scale: float = 1.0) -> None:
-        self.scale = scale
+        super().__init__()
+        self.factor = scale
 
-    def __call__(self, episodes, gamma):
-        return self.scale * returns_to_go(episodes.rewards, episodes.lengths, gamma)
+    def __call__(self, episodes, values, gamma):
+        return self.factor * super().__call__(episodes, values, gamma)
 
 
-for made in (Counting, RandomLength, Broken, Bandit, TinyMDP, Spaces):
+for made in (Counting, RandomLength, Broken, Bandit, TinyMDP, Chain, Row, Spaces):
     gym.register(f"{made.__name__}-v0", entry_point=made)
 gym.register("Endless-v0", entry_point=Endless, max_episode_steps=6)
 gym.register("Native-v0", entry_point=Spaces, vector_entry_point=NativeSpaces)
@@ -229,6 +293,8 @@ class Failing(Endless):
             raise ConnectionRefusedError("no licence server")
         if self.how == "dtype":
             return np.array(["left"]), 1.0, False, False, {}
+        if self.how == "exit":
+            sys.exit(0)
         if self.how == "hang":
             time.sleep(1000)
         if self.how == "die":
@@ -236,6 +302,8 @@ class Failing(Endless):
         return np.zeros(SHAPES[self.how], np.float32), 1.0, False, False, {}
 
     def close(self):
+        if not self.episode:
+            return  # It was made for its spaces only.
         if self.closing == "raise":
             raise RuntimeError("this comes too late")
         if self.closing == "hang":

@@ -1,9 +1,9 @@
-from dataclasses import fields
 from pathlib import Path
 
 import pytorch_lightning as pl
 
-from pg_lightning import Episodes
+from pg_lightning.episodes import PER_EPISODE, PER_TIMESTEP
+from pg_lightning.tree import tree_leaves
 
 ROOT = Path(__file__).parents[1]
 
@@ -19,6 +19,5 @@ def weights_of(module):
 
 
 def tensors(sample):
-    """Every tensor of some episodes, in the order of their fields."""
-    values = [getattr(sample, field.name) for field in fields(Episodes) if field.name != "update"]
-    return [tensor for value in values for tensor in (value if isinstance(value, tuple) else (value,))]
+    """Every tensor of some episodes, in the order of their fields and of the trees in them."""
+    return [leaf for name in PER_TIMESTEP + PER_EPISODE for leaf in tree_leaves(getattr(sample, name))]

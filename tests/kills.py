@@ -28,13 +28,17 @@ import numpy as np
 import torch
 
 from pg_lightning import Reinforce
-from pg_lightning.checkpoints import RunCheckpoint
+from pg_lightning.callbacks.checkpoint import RunCheckpoint
 from pg_lightning.cli import main as train
 from tests import envs  # noqa: F401 - So that the forked processes need not.
 from tests.helpers import ROOT
 
 SETTINGS = {
     "default, 4 environments": ["--data.num_envs", "4"],
+    "validation every 3 updates": [
+        *("--data.num_envs", "2", "--data.eval_episodes", "2", "--trainer.limit_train_batches", "7"),
+        *("--trainer.val_check_interval", "3", "--trainer.limit_val_batches", "1.0"),
+    ],
     "article.yaml": ["--config", str(ROOT / "configs/article.yaml")],
     "own policy with dropout, StepLR": [
         *("--data.num_envs", "3", "--data.episodes_per_update", "5", "--model.policy", "tests.envs.OwnPolicy"),

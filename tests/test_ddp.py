@@ -12,8 +12,10 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from pg_lightning import Reinforce, StandardizedReturns
-from pg_lightning.learners import AutogradGradient
+from pg_lightning import Episodes, Reinforce
+from pg_lightning.episodes import PER_EPISODE, PER_TIMESTEP
+from pg_lightning.gradients import summed_over_chunks
+from pg_lightning.tree import tree_map
 from tests.helpers import ROOT
 
 TWO = ["--trainer.strategy", "ddp", "--trainer.devices", "2", "--trainer.accelerator", "cpu"]
@@ -35,6 +37,7 @@ class Witness(Callback):
 
     def on_train_end(self, trainer, pl_module):
         self.seen |= {"after": pl_module.policy.state_dict(), "updates": trainer.global_step}
+        self.seen |= {"metrics": pl_module.metrics, "hparams": dict(pl_module.hparams)}
         torch.save(self.seen, f"rank{trainer.global_rank}.pt")
 
 
@@ -49,33 +52,50 @@ def environment():
     return os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
 
-def test_two_processes_learn_as_one(tmp_path):
-    learning = ["--model.advantage", "pg_lightning.StandardizedReturns", "--data.num_envs", "3"]
-    fit(*learning, *WITNESS, "--trainer.max_steps", "4", folder=tmp_path)
+def joined(parts):
+    """The episodes of all processes as those of one."""
+    names = PER_TIMESTEP + PER_EPISODE
+    trees = {name: tree_map(lambda *rows: torch.cat(rows), *(part[name] for part in parts)) for name in names}
+    return Episodes(**trees, env_steps=sum(part["env_steps"] for part in parts), update=0)
+
+
+PARTS = {
+    "default": [],
+    "per episode": [
+        "--model.baseline=pg_lightning.NoBaseline",
+        "--model.normalization=pg_lightning.PerEpisode",
+        "--model.discount_states=true",
+    ],
+}
+
+
+@pytest.mark.parametrize("learning", PARTS.values(), ids=PARTS)
+def test_the_gradient_is_that_of_one_process_with_all_episodes(learning, tmp_path):
+    fit(*learning, "--data.num_envs", "3", *WITNESS, "--trainer.max_steps", "2", folder=tmp_path)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
-    assert [rank["updates"] for rank in ranks] == [4, 4]
+    assert [rank["updates"] for rank in ranks] == [2, 2]
     for name, weights in ranks[0]["after"].items():
-        assert torch.equal(weights, ranks[1]["after"][name]) and not torch.equal(weights, ranks[0]["before"][name])
+        assert torch.equal(weights, ranks[1]["after"][name])
     observations = [rank["episodes"]["observations"] for rank in ranks]
     assert observations[0].shape != observations[1].shape or not torch.equal(*observations)
-
-    agent = Reinforce(advantage=StandardizedReturns())
+    agent = Reinforce(**ranks[0]["hparams"])
     agent.policy.load_state_dict(ranks[0]["before"])
-    sums = [torch.zeros_like(parameter) for parameter in agent.policy.parameters()]
-    from pg_lightning import Episodes
-
-    names = Episodes.__dataclass_fields__
-    for rank in ranks:
-        episodes = Episodes(**{name: rank["episodes"][name] for name in names})
-        (chunk,) = agent.weigh(episodes).chunks(10**6)
-        for total, gradient in zip(
-            sums, AutogradGradient(agent.policy)(chunk._replace(num_episodes=6))[1], strict=True
-        ):
-            total += gradient
-    for total, left, right in zip(sums, *(rank["gradients"] for rank in ranks), strict=True):
+    batch = agent.estimate(joined([rank["episodes"] for rank in ranks]))
+    assert len(batch.episodes) == 6
+    loss, _ = summed_over_chunks(agent.loss, batch.chunks(1000), list(agent.policy.parameters()))
+    loss.backward()
+    for parameter, left, right in zip(agent.policy.parameters(), *(rank["gradients"] for rank in ranks), strict=True):
         assert torch.equal(left, right)
-        assert (total - left).norm() < 1e-6 * total.norm()
+        assert (parameter.grad - left).norm() < 1e-5 * parameter.grad.norm()
+    metrics = [rank["metrics"] for rank in ranks]
+    for name in ("episode_return", "episode_length", "truncated", "episodes", "env_steps", "timesteps"):
+        assert metrics[0][name] == metrics[1][name], name
+    assert metrics[0]["episodes"] == 2 * 6 and metrics[0]["env_steps"] >= metrics[0]["timesteps"] > 12
 
+
+def test_a_resumed_run_of_two_processes_is_the_uninterrupted_one(tmp_path):
+    learning = ["--data.num_envs", "3", "--model.baseline=pg_lightning.NoBaseline"]
+    fit(*learning, "--trainer.max_steps", "4", folder=tmp_path)
     (tmp_path / "runs").rename(tmp_path / "whole")
     fit(*learning, "--trainer.max_steps", "2", folder=tmp_path)
     fit("--ckpt_path", "last", "--trainer.max_steps", "4", folder=tmp_path)
@@ -93,8 +113,9 @@ def test_two_processes_learn_as_one(tmp_path):
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 5))])
 def test_cartpole_is_solved_and_both_stop(seed, tmp_path):
-    out = fit("--data.num_envs", "32", "--seed_everything", str(seed), *WITNESS, folder=tmp_path)
-    assert out.count("Solved after") == 1
+    learning = ["--data.num_envs", "32", "--optimizer=torch.optim.Adam", "--optimizer.lr=0.02"]
+    out = fit(*learning, "--seed_everything", str(seed), "--trainer.max_steps", "80", *WITNESS, folder=tmp_path)
+    assert out.count("Solved (not confirmed) after") == 1
     updates = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False)["updates"] for rank in (0, 1)]
     summary = json.loads((tmp_path / "runs/CartPole-v1/version_0/summary.json").read_text())
     assert summary["solved"] and updates == [summary["updates"]] * 2

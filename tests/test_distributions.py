@@ -1,88 +1,200 @@
-"""A Categorical that is made while acting answers like torch's own, to whatever it is asked first."""
+"""The Categorical of the package equals torch's, in whatever it is asked for, and so does its gradient."""
+
+import copy
 
 import pytest
 import torch
-from torch.distributions import Categorical, Independent, OneHotCategorical
+from torch.distributions import Categorical as Torchs
+from torch.distributions import Independent, kl_divergence
 
-from pg_lightning.distributions import DeferredCategorical, acting, unnormalized_logits
+from pg_lightning.policies.bodies import MLPBody, plain_layers
+from pg_lightning.policies.distributions import Categorical
 
-LOGITS = torch.tensor([[1.0, 2.0, -3.0], [0.0, 0.5, 4.0]])
-ACTIONS = torch.tensor([2, 0])
+SHAPES = [(9, 4), (9, 1), (9, 300), (0, 3), (4,), (5, 3, 2)]
+
+
+def make(shape=(9, 4), dtype=torch.float64, seed=0, column_major=False):
+    """Logits ``shape`` and actions ``shape[:-1]``."""
+    random = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(shape, generator=random, dtype=torch.float64)
+    actions = torch.randint(0, shape[-1], shape[:-1], generator=random)
+    logits = logits.to(dtype)
+    return (logits.t().contiguous().t() if column_major else logits).requires_grad_(), actions
+
+
+def is_fused(log_probs):
+    return type(log_probs.grad_fn).__name__ == "_LogProbBackward"
+
 
 QUESTIONS = {
     "logits": lambda d: d.logits,
     "probs": lambda d: d.probs,
-    "log_prob": lambda d: d.log_prob(ACTIONS),
+    "log_prob": lambda d: d.log_prob(torch.arange(9) % 4),
+    "log_prob of floats": lambda d: d.log_prob(torch.arange(9.0) % 4),
+    "log_prob of one action": lambda d: d.log_prob(torch.tensor(2)),
+    "log_prob of many actions": lambda d: d.log_prob(torch.arange(4)[:, None].expand(4, 9)),
     "entropy": lambda d: d.entropy(),
     "mode": lambda d: d.mode,
     "shapes": lambda d: torch.tensor([*d.batch_shape, *d.event_shape, *d.param_shape]),
-    "support": lambda d: torch.tensor(d.support.upper_bound),
-    "expand": lambda d: d.expand((4, 2)).logits,
+    "support": lambda d: torch.tensor([d.support.lower_bound, d.support.upper_bound]),
+    "enumerate_support": lambda d: d.enumerate_support(),
     "sample": lambda d: (torch.manual_seed(0), d.sample((5,)))[1],
-    "independent": lambda d: Independent(d, 1).log_prob(ACTIONS),
-    "isinstance": lambda d: torch.tensor(isinstance(d, Categorical)),
+    "expand": lambda d: d.expand((2, 9)).logits,
+    "expand, log_prob": lambda d: d.expand(torch.Size((2, 9))).log_prob(torch.arange(18).view(2, 9) % 4),
+    "expand once asked": lambda d: (d.probs, d.expand((2, 9)).entropy())[1],
+    "independent": lambda d: Independent(d, 1).log_prob(torch.arange(9) % 4),
+    "independent, expand": lambda d: Independent(d, 1).expand((3,)).entropy(),
+    "copy": lambda d: copy.copy(d).entropy(),
+    "kl": lambda d: kl_divergence(d, type(d)(logits=make(seed=5)[0])),
+    "kl with torch's": lambda d: kl_divergence(d, Torchs(logits=make(seed=5)[0])),
+    "kl of torch's": lambda d: kl_divergence(Torchs(logits=make(seed=5)[0]), d),
+    "kl of independent": lambda d: kl_divergence(Independent(d, 1), Independent(type(d)(logits=make(seed=5)[0]), 1)),
+    "mean": lambda d: d.mean,
+    "isinstance": lambda d: torch.tensor(isinstance(d, Torchs)),
 }
 
 
-@pytest.mark.parametrize("arguments", [{"logits": LOGITS}, {"probs": LOGITS.exp()}], ids=["logits", "probs"])
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_it_answers_like_torchs_own(question, arguments):
-    expected = QUESTIONS[question](Categorical(**arguments))
-    with acting():
-        deferred = Categorical(**arguments)
-        assert type(deferred) is DeferredCategorical
-        answer = QUESTIONS[question](deferred)
-        assert torch.equal(answer, expected)
-    assert torch.equal(QUESTIONS[question](deferred), expected)
-    assert type(deferred) is (DeferredCategorical if question == "isinstance" else Categorical)
+@pytest.mark.parametrize("column_major", [False, True])
+def test_it_answers_like_torchs_own(question, column_major):
+    logits, _ = make(column_major=column_major)
+    ours, torchs = (QUESTIONS[question](kind(logits=logits)) for kind in (Categorical, Torchs))
+    assert ours.dtype == torchs.dtype
+    torch.testing.assert_close(ours, torchs, rtol=1e-12, atol=1e-12, equal_nan=True)
+    if torchs.requires_grad:
+        gradients = [torch.autograd.grad(answer.sin().sum(), logits)[0] for answer in (ours, torchs)]
+        torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-12)
 
 
-def test_what_was_made_while_acting_can_be_asked_later():
-    with acting():
-        deferred = Categorical(LOGITS.exp())
-    assert torch.equal(deferred.log_prob(ACTIONS), Categorical(LOGITS.exp()).log_prob(ACTIONS))
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_log_probs_and_their_gradients(shape, dtype):
+    logits, actions = make(shape, dtype)
+    weights = torch.linspace(-1, 2, actions.numel(), dtype=dtype).view(actions.shape)
+    kinds = Categorical, Torchs
+    found, expected = (kind(logits=logits, validate_args=False).log_prob(actions) for kind in kinds)
+    assert is_fused(found) and not is_fused(expected) and found.dtype == dtype and found.is_contiguous()
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+    gradient, right = (torch.autograd.grad(log_probs, logits, weights)[0] for log_probs in (found, expected))
+    assert gradient.shape == shape
+    torch.testing.assert_close(gradient, right, rtol=tolerance, atol=tolerance)
 
 
-def test_its_logits_are_those_it_was_made_of():
-    with acting():
-        assert unnormalized_logits(Categorical(logits=LOGITS)) is LOGITS
-        asked = Categorical(logits=LOGITS)
-        assert torch.equal(unnormalized_logits(asked), LOGITS)
-        assert asked.entropy().shape == (2,)
-        assert torch.equal(unnormalized_logits(asked), Categorical(logits=LOGITS).logits)
-        assert torch.equal(unnormalized_logits(Categorical(LOGITS.exp())), Categorical(LOGITS.exp()).logits)
-        assert unnormalized_logits(OneHotCategorical(logits=LOGITS)) is None
-        with pytest.raises(ValueError, match="Either `probs` or `logits`"):
-            Categorical().log_prob(ACTIONS)
+@pytest.mark.parametrize("shape", [(5, 3), (2, 3, 4)])
+def test_gradcheck(shape):
+    logits, actions = make(shape)
+    assert torch.autograd.gradcheck(lambda logits: Categorical(logits).log_prob(actions), logits)
 
 
-def test_both_probs_and_logits_are_refused_as_ever():
-    with acting(), pytest.raises(ValueError, match="Either `probs` or `logits`"):
-        unnormalized_logits(Categorical(probs=LOGITS.exp(), logits=LOGITS))
+def test_extreme_logits():
+    """Forbidden actions (the lowest number of the dtype, or minus infinity) and sure ones."""
+    logits = torch.tensor([[0.0, -torch.inf, 1.0], [torch.finfo(torch.float32).min, 2.0, 0.0], [1e4, 0.0, -1e4]])
+    actions = torch.tensor([2, 1, 0])
+    logits.requires_grad_()
+    found, expected = (
+        kind(logits=logits).log_prob(actions) for kind in (Categorical, lambda logits: Torchs(logits=logits))
+    )
+    torch.testing.assert_close(found, expected)
+    gradient, right = (torch.autograd.grad(log_probs.sum(), logits)[0] for log_probs in (found, expected))
+    assert gradient.isfinite().all()
+    torch.testing.assert_close(gradient, right)
+    torch.testing.assert_close(Categorical(logits).entropy(), Torchs(logits=logits, validate_args=False).entropy())
 
 
-def test_compiled_policies_act():
-    def forward(logits):
-        return Categorical(logits=logits + 1)
-
-    compiled = torch.compile(forward, backend="eager")
-    with acting():
-        for _ in range(2):
-            assert torch.allclose(compiled(LOGITS).logits, Categorical(logits=LOGITS).logits)
+def test_large_logits_lose_nothing():
+    """Torch subtracts the sum's logarithm from each logit, which rounds to 0.001 here; the softmax shifts first."""
+    logits = torch.tensor([[10_000.0, 10_001.0]])
+    exact = torch.tensor([-1.3132616875])
+    torch.testing.assert_close(Categorical(logits).log_prob(torch.tensor([0])), exact, rtol=1e-6, atol=0)
 
 
-class Own(Categorical):
-    """Somebody's own kind of Categorical."""
+@pytest.mark.parametrize("action", [-1, 4])
+def test_actions_that_do_not_exist(action):
+    logits, actions = make()
+    actions[3] = action
+    with pytest.raises(RuntimeError, match=f"index {action} is out of bounds"):
+        Categorical(logits).log_prob(actions)
+    with pytest.raises(ValueError, match="within the support"):
+        Categorical(logits, validate_args=True).log_prob(actions)
 
 
-def test_nothing_changes_beyond_the_context():
-    make, validate = Categorical.__init__, Categorical._validate_args
-    with pytest.raises(KeyError), acting(), acting():
-        assert type(Own(logits=LOGITS)) is Own
-        assert torch.equal(Own(logits=LOGITS).entropy(), Categorical(logits=LOGITS).entropy())
-        assert unnormalized_logits(Own(logits=LOGITS)) is None, "it may score and sample in its own way"
-        raise KeyError
-    assert Categorical.__init__ is make and Categorical._validate_args is validate
-    assert type(Categorical(logits=LOGITS)) is Categorical
-    with pytest.raises(ValueError, match="constraint"):
-        Categorical(logits=torch.tensor([float("nan")]), validate_args=True)
+def test_validation_is_as_asked_for():
+    logits = torch.tensor([[float("nan"), 0.0]])
+    assert Categorical(logits).log_prob(torch.tensor([1])).isnan()
+    checked = Categorical(make()[0], validate_args=True)
+    with pytest.raises(ValueError):
+        checked.log_prob(torch.zeros(3))
+    with pytest.raises(ValueError):
+        checked.expand((2, 9)).log_prob(torch.full((2, 9), 7))
+
+
+def test_nothing_is_computed_before_it_is_asked_for():
+    logits, actions = make()
+    with torch.profiler.profile() as profile:
+        distribution = Categorical(logits)
+        distribution.log_prob(actions)
+    keys = [event.key for event in profile.key_averages()]
+    assert "aten::_log_softmax" in keys and "aten::logsumexp" not in keys
+    assert distribution.logits is distribution.logits
+
+
+def test_changes_in_place_of_the_log_probs():
+    logits, actions = make()
+    log_probs = Categorical(logits).log_prob(actions)
+    log_probs.mul_(2)
+    torch.testing.assert_close(
+        torch.autograd.grad(log_probs.sum(), logits)[0],
+        2 * torch.autograd.grad(Torchs(logits=logits).log_prob(actions).sum(), logits)[0],
+    )
+
+
+def test_plain_layers_have_a_second_derivative():
+    logits, actions = make((3, 3))
+    with plain_layers():
+        assert torch.autograd.gradgradcheck(lambda logits: Categorical(logits).log_prob(actions), logits)
+
+
+@pytest.mark.parametrize("body_is_plain", [False, True])
+def test_a_second_derivative_raises(body_is_plain):
+    """Also where only this function was fused, and where unused parameters are allowed."""
+    body = MLPBody(4, 3).double()
+    body[0].register_forward_hook(lambda *_: None) if body_is_plain else None
+    inputs, actions = make((9, 4))
+    log_probs = Categorical(body(inputs.detach())).log_prob(actions % 3)
+    gradient = torch.autograd.grad(log_probs.sum(), body[2].weight, create_graph=True)[0]
+    for weight in (body[0].weight, body[2].weight):
+        with pytest.raises(RuntimeError, match=r"compute the outputs inside plain_layers\(\)"):
+            torch.autograd.grad((gradient**2).sum(), weight, allow_unused=True, retain_graph=True)
+
+
+def test_function_transforms_autocast_and_compilation():
+    logits, actions = make()
+    expected = Torchs(logits=logits).log_prob(actions)
+
+    def log_prob(logits):
+        return Categorical(logits).log_prob(actions)
+
+    torch.testing.assert_close(
+        torch.func.grad(lambda logits: log_prob(logits).sum())(logits),
+        torch.autograd.grad(expected.sum(), logits, retain_graph=True)[0],
+    )
+    by_row = torch.func.vmap(lambda logits, action: Categorical(logits).log_prob(action))(logits, actions)
+    torch.testing.assert_close(by_row, expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not is_fused(log_prob(logits))
+        torch.testing.assert_close(log_prob(logits), expected)
+    compiled = torch.compile(log_prob, backend="eager")
+    torch.testing.assert_close(compiled(logits), expected)
+
+
+def test_bf16_logits_under_autocast():
+    """As a body makes them in mixed precision."""
+    body = MLPBody(4, 3)
+    inputs, actions = make((50, 4), torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        log_probs = Categorical(body(inputs.detach())).log_prob(actions % 3)
+    exact = Categorical(body(inputs.detach())).log_prob(actions % 3)
+    torch.testing.assert_close(log_probs.float(), exact, rtol=0, atol=0.1)
+    log_probs.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in body.parameters())

@@ -1,150 +1,150 @@
+"""Environment: one description, from an id or a callable, of what is played."""
+
+import functools
+import pickle
+
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
+from jsonargparse import ArgumentParser
 
-from pg_lightning import make_env
-from pg_lightning.actors import NumpyActor
-from pg_lightning.envs import SingleEnv, env_spec, make_vector_env, reward_threshold, spaces
-from pg_lightning.policies import CategoricalMLP
-from pg_lightning.sampling import EpisodeSampler
-
-DICT = gym.spaces.Dict({"a": gym.spaces.Discrete(3), "b": gym.spaces.Box(-1, 1, (2, 2), np.float32)})
-TUPLE = gym.spaces.Tuple([gym.spaces.MultiBinary(2), gym.spaces.MultiDiscrete([2, 3])])
+from pg_lightning.envs import Environment, as_environment
+from tests.envs import Counting
+from tests.scripted import NESTED, VECTOR, Halved, Scripted
 
 
-def test_a_discrete_observation_becomes_one_hot():
-    env, plain = make_env("FrozenLake-v1", {"is_slippery": False}), gym.make("FrozenLake-v1", is_slippery=False)
-    assert (env.observation_space.shape, env.action_space) == ((16,), gym.spaces.Discrete(4))
-    pairs = [(env.reset(seed=0)[0], plain.reset(seed=0)[0])]
-    pairs += [(env.step(action)[0], plain.step(action)[0]) for action in (2, 2, 1, 1)]
-    assert [int(state) for _, state in pairs] == [0, 1, 2, 6, 10]
-    for shown, state in pairs:
-        assert shown.tolist() == np.eye(16)[state].tolist()
+def test_spaces_are_the_environments_own():
+    lake = Environment("FrozenLake-v1", {"is_slippery": False})
+    assert (lake.observation_space, lake.action_space) == (spaces.Discrete(16), spaces.Discrete(4))
+    shifted = Environment("tests.envs:Spaces-v0", {"observations": NESTED})
+    assert (shifted.observation_space, shifted.action_space) == (NESTED, spaces.Discrete(3, start=5))
+    env = lake.make()
+    assert [env.reset(seed=0)[0]] + [env.step(action)[0] for action in (2, 2, 1, 1)] == [0, 1, 2, 6, 10]
 
 
-@pytest.mark.parametrize(("space", "size"), [(DICT, 3 + 4), (TUPLE, 2 + 2 + 3), (gym.spaces.Discrete(4, start=-2), 4)])
-@pytest.mark.parametrize("num_envs", [1, 3])
-def test_other_observations_are_flattened(space, size, num_envs):
-    kwargs = {"observations": space, "actions": gym.spaces.Discrete(2)}
-    env = make_env("tests.envs:Spaces-v0", kwargs)
-    observation, _ = env.reset(seed=0)
-    space.seed(0)
-    np.testing.assert_array_equal(observation, gym.spaces.flatten(space, space.sample()))
-    assert env.observation_space.contains(observation) and observation.shape == (size,)
-    vector = make_vector_env("tests.envs:Spaces-v0", num_envs, env_kwargs=kwargs)
-    assert vector.reset(seed=0)[0].shape == (num_envs, size)
-    np.testing.assert_array_equal(vector.reset(seed=0)[0][0], observation)
+def test_threshold_and_time_limit():
+    assert (Environment().reward_threshold, Environment().time_limit) == (475, 500)
+    assert (Environment("Pendulum-v1").reward_threshold, Environment("Pendulum-v1").time_limit) == (None, 200)
+    assert Environment(max_episode_steps=7).time_limit == 7
+    made = Environment(lambda: gym.make("Acrobot-v1"))
+    assert (made.reward_threshold, made.time_limit) == (-100, 500)
+    bare = Environment(Scripted)  # It has no spec.
+    assert bare.make().spec is None and (bare.reward_threshold, bare.time_limit) == (None, None)
 
 
-@pytest.mark.parametrize("num_envs", [1, 3])
-def test_actions_count_from_zero_and_reach_the_environment_from_its_start(num_envs):
-    env = make_env("tests.envs:Spaces-v0", {"actions": gym.spaces.Discrete(3, start=5)})
-    assert env.action_space == gym.spaces.Discrete(3)
-    for action in range(3):
+@pytest.mark.parametrize("env_id", ["tests.envs:Counting-v0", Counting])
+def test_arguments_limit_and_wrappers(env_id):
+    environment = Environment(env_id, {"lengths": (9,)}, 2, ["tests.scripted.Halved", lambda env: Halved(env)])
+    env = environment.make(index=7)
+    assert env.reset(seed=3)[0].tolist() == [7, 0, 3, 0, 0]
+    assert [env.step(1)[1:4] for _ in range(2)] == [(0.125, False, False), (0.375, False, True)]
+    assert type(env.env) is Halved and type(env.env.env) is gym.wrappers.TimeLimit
+
+
+def test_wrappers_apply_from_the_inside_out():
+    order = [lambda env: gym.wrappers.TransformReward(env, lambda reward: reward + 1), Halved]
+    for wrappers, reward in ((order, 1.0), (order[::-1], 1.5)):
+        env = Environment(Scripted, wrappers=wrappers).make()
         env.reset()
-        assert env.step(np.int64(action))[1] == 5 + action
-    sampler = EpisodeSampler(make_vector_env("tests.envs:Spaces-v0", num_envs), 30)
-    episodes = sampler.sample(NumpyActor(CategoricalMLP(*spaces("tests.envs:Spaces-v0"))), 0)
-    assert set(episodes.actions.tolist()) == {0, 1, 2}
-    assert (episodes.rewards == 5 + episodes.actions).all()
-    assert episodes.observations.shape == (30, 2, 3)
+        assert env.step(0)[1] == reward
 
 
-def test_box_spaces_stay_and_actions_are_clipped_to_them():
-    raw, env = gym.make("Pendulum-v1"), make_env("Pendulum-v1")
-    assert (
-        spaces("Pendulum-v1") == (raw.observation_space, raw.action_space) == (env.observation_space, env.action_space)
-    )
-    raw.reset(seed=0), env.reset(seed=0)
-    for action, bound in ((0.5, 0.5), (-7.0, -2.0), (9.0, 2.0)):
-        left, right = env.step(np.full(1, action, np.float32)), raw.step(np.full(1, bound, np.float32))
-        np.testing.assert_array_equal(left[0], right[0])
-        assert left[1:] == right[1:]
+def test_observations_of_a_wrapper_are_those_of_the_environment():
+    assert Environment(wrappers=["gymnasium.wrappers.NormalizeObservation"]).observation_space.shape == (4,)
+    flat = Environment("FrozenLake-v1", wrappers=["gymnasium.wrappers.FlattenObservation"])
+    assert flat.observation_space.shape == (16,)
 
 
-@pytest.mark.parametrize("backend", ["auto", "native"])
 @pytest.mark.parametrize(
-    "kwargs",
+    ("arguments", "message"),
     [
-        {"observations": gym.spaces.Discrete(4), "actions": gym.spaces.Discrete(2)},
-        {"observations": gym.spaces.Box(-1, 1, (2,), np.float32), "actions": gym.spaces.Discrete(3, start=5)},
-    ],
-    ids=["observations", "actions"],
-)
-def test_a_native_environment_has_the_spaces_that_the_policy_is_built_for(backend, kwargs):
-    try:
-        envs = make_vector_env("tests.envs:Native-v0", 2, backend, kwargs)
-    except ValueError as refusal:
-        assert backend == "native" and "sync" in str(refusal)
-    else:
-        assert (envs.single_observation_space, envs.single_action_space) == spaces("tests.envs:Native-v0", kwargs)
-
-
-@pytest.mark.parametrize(
-    "make", [make_env, spaces, env_spec, reward_threshold, lambda env_id: make_vector_env(env_id, 2)]
-)
-@pytest.mark.parametrize(
-    ("env_id", "message"),
-    [
-        ("CartPoll-v1", r"env_id 'CartPoll-v1': Environment `CartPoll` doesn't exist. Did you mean: `CartPole`"),
-        ("CartPole-v9", r"env_id 'CartPole-v9': .*v9.*"),
-        ("no.such.module:CartPole-v1", r"env_id 'no.such.module:CartPole-v1': No module named 'no'"),
-        ("", r"env_id ''"),
+        ({"id": ""}, r"env\.id must be a Gymnasium id such as CartPole-v1, not ''"),
+        ({"id": "."}, r"env\.id .*not '\.'"),
+        ({"id": ".."}, r"env\.id .*not '\.\.'"),
+        ({"id": "../CartPole-v1"}, r"env\.id .*not '\.\./CartPole-v1'"),
+        ({"id": "/tmp/CartPole-v1"}, r"env\.id "),
+        ({"id": r"a\..\b"}, r"env\.id "),
+        ({"id": "tests.envs:.."}, r"env\.id "),
+        ({"id": 3}, r"env\.id must be a Gymnasium id or a callable, not 3"),
+        ({"id": Scripted()}, r"env\.id .*hand in a callable that makes one"),
+        ({"max_episode_steps": 0}, r"env\.max_episode_steps must be an integer of at least 1 timestep, not 0"),
+        ({"max_episode_steps": 2.5}, r"env\.max_episode_steps .* not 2\.5"),
+        ({"max_episode_steps": True}, r"env\.max_episode_steps .* not True"),
+        ({"kwargs": ["x"]}, r"env\.kwargs must be a dict, not \['x'\]"),
+        ({"kwargs": {"max_episode_steps": 9}}, r"give max_episode_steps as env\.max_episode_steps"),
+        ({"wrappers": "a.B"}, r"env\.wrappers must be a list, not 'a\.B'"),
+        ({"wrappers": [3]}, r"env\.wrappers must hold import paths or callables, not 3"),
     ],
 )
-def test_an_unknown_environment(make, env_id, message):
+def test_arguments_that_cannot_be(arguments, message):
     with pytest.raises(ValueError, match=message):
-        make(env_id)
+        Environment(**arguments)
 
 
-@pytest.mark.parametrize(("num_envs", "backend"), [(1, "auto"), (2, "auto"), (2, "native"), (2, "sync"), (2, "async")])
-def test_arguments_that_the_environment_does_not_take(num_envs, backend):
-    with pytest.raises(ValueError, match=r"env_id 'CartPole-v1' with env_kwargs {'gravitas': 1}: .*gravitas"):
-        make_vector_env("CartPole-v1", num_envs, backend, {"gravitas": 1})
+def test_a_spec_is_plain_data_that_builds_the_same():
+    given = Environment("FrozenLake-v1", {"is_slippery": False}, 9, ["gymnasium.wrappers.FlattenObservation", Halved])
+    spec = given.spec()
+    assert spec == {
+        "id": "FrozenLake-v1",
+        "kwargs": {"is_slippery": False},
+        "max_episode_steps": 9,
+        "wrappers": ["gymnasium.wrappers.FlattenObservation", "tests.scripted.Halved"],
+    }
+    assert given.unnamed == [] and as_environment(spec).spec() == spec
+    assert as_environment(spec).observation_space == given.observation_space
 
 
-@pytest.mark.parametrize("num_envs", [0, -1])
-def test_fewer_than_one_environment(num_envs):
-    with pytest.raises(ValueError, match=f"num_envs must be at least 1, not {num_envs}"):
-        make_vector_env("CartPole-v1", num_envs)
+@pytest.mark.parametrize(
+    ("environment", "name", "unnamed"),
+    [
+        (Environment(Scripted), "Scripted", ["id"]),
+        (Environment(lambda: Scripted()), "<lambda>", ["id"]),
+        (Environment(functools.partial(Scripted, reward=2)), "Scripted", ["id"]),
+        (Environment(wrappers=[Halved, lambda env: env]), "CartPole-v1", ["wrappers"]),
+        (Environment("CartPole-v1", {"space": VECTOR}), "CartPole-v1", ["kwargs"]),
+        (Environment("CartPole-v1", {"x": [np.float64(1)]}), "CartPole-v1", ["kwargs"]),
+    ],
+)
+def test_what_a_file_cannot_hold(environment, name, unnamed):
+    assert (environment.name, environment.unnamed) == (name, unnamed)
+    with pytest.raises(ValueError, match=r"^<.*> is an object that no file can hold: hand the environment in again"):
+        as_environment(environment.spec())
 
 
-def test_native_where_there_is_none():
-    with pytest.raises(ValueError, match=r"Acrobot-v1 has no vectorised implementation of its own.* sync or async"):
-        make_vector_env("Acrobot-v1", 2, "native")
+def test_as_environment():
+    environment = Environment("Acrobot-v1")
+    assert as_environment(environment) is environment
+    assert as_environment("Acrobot-v1") == environment and as_environment(None) == Environment()
+    assert as_environment(Scripted) == Environment(Scripted)
+    with pytest.raises(ValueError, match="an environment has no setting 'env_id'"):
+        as_environment({"env_id": "CartPole-v1"})
+    with pytest.raises(ValueError, match=r"env\.id must be a Gymnasium id or a callable, not 3"):
+        as_environment(3)
 
 
-def test_auto_takes_the_cheapest():
-    assert isinstance(make_vector_env("CartPole-v1", 1), SingleEnv)
-    assert type(make_vector_env("CartPole-v1", 2)).__name__ == "CartPoleVectorEnv"
-    assert isinstance(make_vector_env("Acrobot-v1", 2), gym.vector.SyncVectorEnv)
+def test_pickling():
+    environment = Environment("CartPole-v1", {"sutton_barto_reward": True}, 20, [Halved])
+    assert environment.time_limit == 20  # Facts that were read travel along.
+    again = pickle.loads(pickle.dumps(environment))
+    assert again == environment and again.action_space == spaces.Discrete(2)
 
 
-@pytest.mark.parametrize(("num_envs", "backend"), [(1, "auto"), (2, "native"), (2, "sync"), (2, "async")])
-def test_arguments_reach_every_backend(num_envs, backend):
-    envs = make_vector_env("CartPole-v1", num_envs, backend, {"sutton_barto_reward": True})
-    envs.reset(seed=0)
-    assert envs.step(np.zeros(num_envs, np.int64))[1] == pytest.approx(0)  # It is 1 otherwise.
-    envs.close()
-
-
-def test_a_single_environment_steps_like_an_ordinary_one():
-    env, plain = make_vector_env("CartPole-v1", 1), gym.make("CartPole-v1")
-    observations, _ = env.reset(seed=3)
-    observation, _ = plain.reset(seed=3)
-    endings = 0
-    for action in np.random.default_rng(0).integers(0, 2, 300):
-        assert observations.shape == (1, 4) and observations[0].tolist() == observation.tolist()
-        observations, reward, terminated, truncated, _ = env.step(np.array([action]))
-        observation, expected, *ends, _ = plain.step(action)
-        assert reward == expected
-        assert (terminated.tolist(), truncated.tolist()) == ([ends[0]], [ends[1]])
-        if any(ends):
-            endings += 1
-            observation, _ = plain.reset()
-    assert endings > 5
-
-
-def test_reward_thresholds():
-    assert reward_threshold("CartPole-v1") == 475
-    assert reward_threshold("Pendulum-v1") is None
+def test_an_option_group():
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Environment, "env")
+    wrapper = "gymnasium.wrappers.FlattenObservation"
+    given = ["--env.id=FrozenLake-v1", "--env.kwargs={is_slippery: false}", "--env.max_episode_steps=9"]
+    config = parser.parse_args([*given, f"--env.wrappers=[{wrapper}]"])
+    expected = Environment("FrozenLake-v1", {"is_slippery": False}, 9, [wrapper])
+    assert parser.instantiate_classes(config).env == expected
+    assert parser.instantiate_classes(parser.parse_string(parser.dump(config))).env == expected
+    assert parser.instantiate_classes(parser.parse_args([])).env == Environment()
+    text = " ".join(parser.format_help().split())
+    for help_line in (
+        "a Gymnasium id, ``module:Env-v0``",
+        "arguments of the environment",
+        "episode is cut",
+        "innermost",
+    ):
+        assert help_line in text

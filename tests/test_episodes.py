@@ -19,13 +19,25 @@ def episodes(**changes):
         "actions": torch.arange(T),
         "log_probs": -torch.arange(1.0, T + 1),
         "rewards": torch.tensor([1.0, 2, 10, -1, 0, 0.5, 0.25], dtype=torch.float64),
-        "masks": (torch.arange(T * 5).reshape(T, 5) % 2 == 0, torch.arange(T * 2).reshape(T, 2) % 3 == 0),
+        "dropout_masks": (torch.arange(T * 5).reshape(T, 5) % 2 == 0, torch.arange(T * 2).reshape(T, 2) % 3 == 0),
         "lengths": torch.tensor(LENGTHS),
         "terminated": torch.tensor([True, False, True]),
         "truncated": torch.tensor([False, True, True]),
+        "final_observations": -torch.arange(E * 3.0).reshape(E, 3),
+        "env_steps": 40,
         "update": 7,
     }
     return Episodes(**(values | changes))
+
+
+def batch_of(sample, **changes):
+    numbers = {"returns": torch.arange(T) * 2.0, "baseline": torch.arange(T) * 1.5, "advantages": torch.arange(T) / 2}
+    return Batch(sample, **numbers | changes, num_episodes=E, outcome=sample.outcome())
+
+
+def nested(rows):
+    """A tree of rows, as Dict and Tuple spaces have."""
+    return {"a": torch.arange(rows), "b": (torch.arange(rows * 2.0).reshape(rows, 2),)}
 
 
 @pytest.mark.parametrize("name", ["observations", "actions", "log_probs", "rewards"])
@@ -36,7 +48,7 @@ def test_a_row_too_few(name):
 
 def test_a_mask_of_too_many_rows():
     with pytest.raises(ValueError, match="not one row per timestep each"):
-        episodes(masks=(torch.ones(T, 5, dtype=torch.bool), torch.ones(T + 1, 2, dtype=torch.bool)))
+        episodes(dropout_masks=(torch.ones(T, 5, dtype=torch.bool), torch.ones(T + 1, 2, dtype=torch.bool)))
 
 
 @pytest.mark.parametrize("name", ["log_probs", "rewards"])
@@ -45,9 +57,9 @@ def test_one_number_per_timestep_and_no_more(name):
         episodes(**{name: torch.ones(T, 1)})
 
 
-@pytest.mark.parametrize("name", ["lengths", "terminated", "truncated"])
+@pytest.mark.parametrize("name", ["lengths", "terminated", "truncated", "final_observations"])
 def test_an_episode_too_few(name):
-    with pytest.raises(ValueError, match="not one entry per episode each"):
+    with pytest.raises(ValueError, match="not one row per episode each"):
         episodes(**{name: getattr(episodes(), name)[:-1]})
 
 
@@ -76,6 +88,7 @@ def test_statistics_are_exact():
         "episode_length": 7 / 3,
         "truncated": pytest.approx(2 / 3),
     }
+    assert sample.outcome().env_steps == 40
 
 
 def test_returns_add_up_in_double_precision():
@@ -87,28 +100,59 @@ def test_returns_add_up_in_double_precision():
 @given(st.integers(1, 10))
 def test_chunks_cover_every_timestep_once_and_in_order(size):
     sample = episodes()
-    batch = Batch(sample, torch.arange(T) / 2)
+    batch = batch_of(sample)
     chunks = list(batch.chunks(size))
     assert len(chunks) == math.ceil(T / size)
     assert [len(chunk.actions) for chunk in chunks[:-1]] == [size] * (len(chunks) - 1)
-    for name in ("observations", "actions"):
+    for name in ("observations", "actions", "log_probs"):
         assert torch.equal(torch.cat([getattr(chunk, name) for chunk in chunks]), getattr(sample, name))
     assert torch.equal(torch.cat([chunk.advantages for chunk in chunks]), batch.advantages)
-    for layer, mask in enumerate(sample.masks):
-        assert torch.equal(torch.cat([chunk.masks[layer] for chunk in chunks]), mask)
+    for layer, mask in enumerate(sample.dropout_masks):
+        assert torch.equal(torch.cat([chunk.dropout_masks[layer] for chunk in chunks]), mask)
     assert {chunk.num_episodes for chunk in chunks} == {E}
 
 
 def test_chunks_are_views():
     sample = episodes()
-    chunk = list(Batch(sample, torch.zeros(T)).chunks(3))[1]
+    chunk = list(batch_of(sample).chunks(3))[1]
     assert chunk.observations.data_ptr() == sample.observations[3:].data_ptr()
 
 
 def test_to_takes_every_tensor_along_and_keeps_the_rest():
     sample = episodes()
     moved = sample.to("cpu", copy=True)
-    assert moved.update == 7
+    assert (moved.update, moved.env_steps) == (7, 40)
     for before, after in zip(tensors(sample), tensors(moved), strict=True):
         assert torch.equal(before, after) and before.dtype == after.dtype
         assert before.data_ptr() != after.data_ptr()
+
+
+def test_trees_are_checked_cut_and_moved_leaf_by_leaf():
+    sample = episodes(observations=nested(T), actions=nested(T), final_observations=nested(E))
+    chunks = list(batch_of(sample).chunks(3))
+    assert [chunk.observations["b"][0].shape for chunk in chunks] == [(3, 2), (3, 2), (1, 2)]
+    for name in ("observations", "actions"):
+        assert torch.equal(torch.cat([getattr(chunk, name)["a"] for chunk in chunks]), getattr(sample, name)["a"])
+    doubled = sample.map(lambda leaf: leaf * 2 if leaf.is_floating_point() else leaf)
+    assert torch.equal(doubled.observations["b"][0], 2 * sample.observations["b"][0])
+    assert torch.equal(doubled.final_observations["b"][0], 2 * sample.final_observations["b"][0])
+    with pytest.raises(ValueError, match="not one row per timestep each"):
+        episodes(observations={"a": torch.arange(T), "b": torch.arange(T - 1)})
+    with pytest.raises(ValueError, match="not one row per episode each"):
+        episodes(final_observations={"a": torch.arange(E), "b": torch.arange(E + 1)})
+
+
+@pytest.mark.parametrize("name", ["returns", "baseline", "advantages"])
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (None, r"must be a tensor \[T\], not NoneType"),
+        (torch.ones(T, 1), rf"must be \[T\] = \[{T}\], not \[{T}, 1\]"),
+        (torch.ones(T - 1), rf"must be \[T\] = \[{T}\], not \[{T - 1}\]"),
+        (torch.ones(T, dtype=torch.int64), "must be floating-point numbers, not torch.int64"),
+        (torch.ones(T, requires_grad=True), "must not carry a gradient"),
+    ],
+)
+def test_a_batch_has_one_constant_weight_per_timestep(name, value, message):
+    with pytest.raises(ValueError, match=f"{name} {message}"):
+        batch_of(episodes(), **{name: value})

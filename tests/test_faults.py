@@ -1,4 +1,4 @@
-"""Environments that raise, hang, die or change: one line names environment, update and step, and nothing is lost."""
+"""Environments and policies that fail in a run: one line says whose fault it was, in which update and step."""
 
 import os
 import re
@@ -11,63 +11,90 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from pg_lightning import CategoricalMLP
-from pg_lightning.actors import NumpyActor
+from pg_lightning import Environment, EpisodeSampler, MLPPolicy
 from pg_lightning.cli import main
-from pg_lightning.envs import SingleEnv, make_env, make_vector_env, spaces
-from pg_lightning.sampling import EpisodeSampler
-from pg_lightning.watchdog import watchdog
+from pg_lightning.sampling.actors import PolicyError, make_actor
+from pg_lightning.sampling.watchdog import watchdog
+from tests.envs import Endless
 from tests.helpers import ROOT
 
-SINGLE = ["--data.num_envs", "1", "--model.advantage", "pg_lightning.StandardizedReturns"]
 BACKENDS = {
-    "single": SINGLE,
+    "single": ["--data.num_envs", "1", "--model.baseline", "pg_lightning.NoBaseline"],
     "sync": ["--data.num_envs", "2", "--data.backend", "sync"],
     "async": ["--data.num_envs", "2", "--data.backend", "async"],
 }
+SHAPE = r"an observation of shape {} came, but the (observation )?space has (shape )?\(1,\)"
 FAULTS = {
     ("raise", "single"): "step 3: .*RuntimeError: the simulator lost its licence",
     ("raise", "sync"): "step 3: .*RuntimeError: the simulator lost its licence",
     ("raise", "async"): "step 3: .*RuntimeError: the simulator lost its licence",
-    ("hang", "single"): "step 3: .*TimeoutError: nothing came back within 0.5 s",
     ("hang", "sync"): "step 3: .*TimeoutError: nothing came back within 0.5 s",
     ("hang", "async"): "step 3: .*TimeoutError: nothing came back within 0.5 s",
-    ("die", "async"): "step 3: .*EOFError: , the process of an environment died",
+    ("die", "async"): "step 3: .*the process of an environment died",
+    ("exit", "sync"): r"step 3: .*sys.exit\(0\)",
+    ("exit", "async"): r"step 3: .*sys.exit\(0\)",
     ("refuse", "single"): "step 3: .*ConnectionRefusedError: no licence server",
-    ("shape", "single"): r"step 4: .*an observation of shape \(7,\) came, but the observation space has \(1,\)",
-    ("stretch", "single"): r"step 4: .*an observation of shape \(\) came, but the observation space has \(1,\)",
-    ("dimension", "single"): r"step 4: .*an observation of shape \(1, 1\) came, but the observation space has \(1,\)",
-    ("dtype", "single"): "step 4: .*could not convert string to float",
-    ("dtype", "sync"): "step 3: .*(string|U4)",
-    ("dtype", "async"): "step 3: .*(string|U4)",
-    ("shape", "sync"): "step 3: .*Output array is the wrong shape",
-    ("shape", "async"): r"step 3: .*an observation of shape \(7,\) came, but the observation space has \(1,\)",
-    ("stretch", "async"): r"step 3: .*an observation of shape \(\) came, but the observation space has \(1,\)",
+    ("shape", "sync"): "step 3: .*" + SHAPE.format(r"\(7,\)"),
+    ("shape", "async"): "step 3: .*" + SHAPE.format(r"\(7,\)"),
+    ("stretch", "sync"): "step 3: .*" + SHAPE.format(r"\(\)"),
+    ("stretch", "async"): "step 3: .*" + SHAPE.format(r"\(\)"),
+    ("dimension", "sync"): "step 3: .*" + SHAPE.format(r"\(1, 1\)"),
+    ("dtype", "sync"): "step 3: .*U4",
+    ("dtype", "async"): "step 3: .*U4",
 }
 
 
 @pytest.mark.parametrize(("how", "backend"), FAULTS)
 def test_a_fault_is_named_and_the_checkpoint_stays(how, backend, tmp_path, capfd):
-    options = ["--data.env_id", "tests.envs:Failing-v0", "--data.env_kwargs", f'{{"how":"{how}"}}', *BACKENDS[backend]]
+    options = ["--env.id", "tests.envs:Failing-v0", "--env.kwargs", f'{{"how":"{how}"}}', *BACKENDS[backend]]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--lines.every_n_episodes", "0"]
     folder = ["--trainer.default_root_dir", str(tmp_path), "--checkpoint.every_seconds", "0"]
     with pytest.raises(SystemExit) as ended:
         main(["fit", *options, *quiet, *folder, "--data.step_timeout", "0.5"])
-    assert re.fullmatch(f"error: Failing-v0, update 2, {FAULTS[how, backend]}.*", ended.value.code)
+    line = str(ended.value.code)
+    assert re.match(f"error: Failing-v0, update 2, {FAULTS[how, backend]}", line) and "\n" not in line
+    assert "environment failed" in line and "policy" not in line
     assert capfd.readouterr().err == ""
     (last,) = tmp_path.rglob("last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == 2
     assert len((last.parents[1] / "metrics.csv").read_text().splitlines()) == 3
 
 
-def failing_sampler(how, step_timeout=None):
-    envs = make_vector_env("tests.envs:Failing-v0", 2, "async", {"how": how})
-    return EpisodeSampler(envs, 2, step_timeout=step_timeout)
+class Stumbles(nn.Module):
+    """Raises in its third pass."""
+
+    def __init__(self, observation_space, action_space):
+        super().__init__()
+        self.linear, self.passes = nn.Linear(1, 2), 0
+
+    def forward(self, observations):
+        self.passes += 1
+        if self.passes == 3:
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        return torch.distributions.Categorical(logits=self.linear(observations))
+
+
+def sampler_of(environment, backend="sync", num_envs=2, episodes=2, **settings):
+    return EpisodeSampler(environment.make_vector(num_envs, backend), episodes, **settings)
+
+
+def actor_of(environment, policy=MLPPolicy):
+    return make_actor(policy(environment.observation_space, environment.action_space), environment.action_space)
+
+
+def test_a_fault_of_the_policy_is_not_blamed_on_the_environment():
+    environment = Environment("tests.envs:Endless-v0")
+    with pytest.raises(PolicyError, match=r"^Endless-v0, update 5, step 2: the policy failed: RuntimeError: mat1 and"):
+        sampler_of(environment).sample(actor_of(environment, Stumbles), 5)
+
+
+FAILING = Environment("tests.envs:Failing-v0", {"how": "raise"})
 
 
 def test_a_process_that_died_between_updates_is_named():
-    sampler, actor = failing_sampler("raise"), NumpyActor(CategoricalMLP(*spaces("tests.envs:Failing-v0")))
+    sampler, actor = sampler_of(FAILING, "async"), actor_of(FAILING)
     sampler.sample(actor, 0)
     sampler.envs.processes[0].kill()
     sampler.envs.processes[0].join()
@@ -78,19 +105,39 @@ def test_a_process_that_died_between_updates_is_named():
 
 @pytest.mark.parametrize("closing", ["raise", "hang"])
 def test_an_environment_that_cannot_be_closed_changes_no_message(closing):
-    env = make_env("tests.envs:Failing-v0", {"how": "raise", "closing": closing})
-    sampler = EpisodeSampler(SingleEnv(env), 9, step_timeout=0.3)
+    environment = Environment("tests.envs:Failing-v0", {"how": "raise", "closing": closing})
+    sampler = sampler_of(environment, num_envs=1, episodes=9, step_timeout=0.3)
     with pytest.raises(ValueError, match=r"step 13: .*RuntimeError: the simulator lost its licence"):
-        sampler.sample(NumpyActor(CategoricalMLP(*spaces("tests.envs:Failing-v0"))), 0)
+        sampler.sample(actor_of(FAILING), 0)
+
+
+class Interrupts(Endless):
+    """The user presses Ctrl-C in its third step."""
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return super().reset()
+
+    def step(self, action):
+        self.t += 1
+        if self.t == 3:
+            raise KeyboardInterrupt
+        return super().step(action)
+
+
+def test_ctrl_c_in_a_step_is_no_fault():
+    environment = Environment(Interrupts)
+    with pytest.raises(KeyboardInterrupt):
+        sampler_of(environment).sample(actor_of(environment), 0)
 
 
 def test_a_run_in_a_process_of_somebody_elses_keeps_its_signals():
     code = """
 import multiprocessing, signal
-from pg_lightning.envs import make_vector_env
+from pg_lightning import Environment
 def run():
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    make_vector_env("CartPole-v1", 2, "async").close()
+    Environment().make_vector(2, "async").close()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 process = multiprocessing.Process(target=run)
 process.start()

@@ -7,16 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pg_lightning.functional import (
-    exponential_moving_average,
+    discounted_sums,
+    discounts_within,
+    episode_sums,
+    leave_one_out,
     policy_gradient_loss,
     returns_to_go,
     standardize,
-    summed_over_chunks,
-    timestep_baseline,
+    standardize_episodes,
+    timestep_discounts,
     timestep_indices,
+    timestep_mean,
 )
-from pg_lightning.metrics import RunningReward
 from tests import naive
+from pg_lightning.metrics import exponential_moving_average
 
 numbers = st.floats(-1e3, 1e3, width=32)
 packed = st.lists(st.lists(numbers, min_size=1, max_size=40), min_size=1, max_size=6)
@@ -81,7 +85,7 @@ def test_gamma_outside_of_its_range(gamma):
         returns_to_go(torch.ones(2), torch.tensor([2]), gamma)
 
 
-@pytest.mark.parametrize("function", [lambda v, n: returns_to_go(v, n, 0.9), standardize, timestep_baseline])
+@pytest.mark.parametrize("function", [lambda v, n: returns_to_go(v, n, 0.9), standardize_episodes, timestep_mean])
 @pytest.mark.parametrize(
     ("values", "lengths", "message"),
     [
@@ -104,44 +108,44 @@ def test_indices_count_the_way_loops_do(lengths):
     assert timestep_indices(np.array(lengths)).tolist() == [t for length in lengths for t in range(length)]
 
 
-def test_standardize_gives_each_episode_mean_zero_and_deviation_one():
+def test_standardize_episodes_gives_each_episode_mean_zero_and_deviation_one():
     generator = torch.Generator().manual_seed(0)
     lengths = torch.tensor([2, 50, 7])
     values = torch.randn(59, generator=generator, dtype=torch.float64) * 30 + 400
-    for episode in standardize(values, lengths).split(lengths.tolist()):
+    for episode in standardize_episodes(values, lengths).split(lengths.tolist()):
         assert episode.mean().item() == pytest.approx(0, abs=1e-9)
         assert episode.std().item() == pytest.approx(1, rel=1e-6)
 
 
-def test_standardize_is_the_articles_formula():
+def test_standardize_episodes_is_the_articles_formula():
     values = [4.90099501, 3.940399, 2.9701, 1.99, 1.0]
     returns = naive.discounted([1.0] * 5, 0.99).double()
     expected = (returns - returns.mean()) / (returns.std() + torch.finfo(torch.float32).eps)
-    result = standardize(torch.tensor(values), torch.tensor([5]))
+    result = standardize_episodes(torch.tensor(values), torch.tensor([5]))
     assert result.tolist() == pytest.approx(expected.tolist(), abs=1e-5)
     assert result.dtype == torch.float32
 
 
 @given(st.floats(-1e6, 1e6), st.integers(1, 30), st.sampled_from([torch.float32, torch.float64]))
-def test_standardize_makes_zeros_of_what_does_not_vary(value, length, dtype):
-    result = standardize(torch.full((length,), value, dtype=dtype), torch.tensor([length]))
+def test_standardize_episodes_makes_zeros_of_what_does_not_vary(value, length, dtype):
+    result = standardize_episodes(torch.full((length,), value, dtype=dtype), torch.tensor([length]))
     assert result.abs().max().item() < 1e-3
 
 
-def test_standardize_of_a_single_timestep_is_zero():
-    assert standardize(torch.tensor([7.0, 1.0, 3.0, -2e30]), torch.tensor([1, 2, 1])).tolist() == pytest.approx(
-        [0, -(0.5**0.5), 0.5**0.5, 0]
-    )
+def test_standardize_episodes_of_a_single_timestep_is_zero():
+    assert standardize_episodes(
+        torch.tensor([7.0, 1.0, 3.0, -2e30]), torch.tensor([1, 2, 1])
+    ).tolist() == pytest.approx([0, -(0.5**0.5), 0.5**0.5, 0])
 
 
 @given(packed)
-def test_timestep_baseline_is_the_mean_over_who_still_runs(episodes):
+def test_timestep_mean_is_the_mean_over_who_still_runs(episodes):
     expected = []
     for episode in episodes:
         for t in range(len(episode)):
             running = [other[t] for other in episodes if len(other) > t]
             expected.append(sum(running) / len(running))
-    assert timestep_baseline(*pack(episodes)).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-8)
+    assert timestep_mean(*pack(episodes)).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-8)
 
 
 def test_loss_sums_timesteps_and_averages_episodes():
@@ -165,33 +169,6 @@ def test_loss_refuses_to_broadcast(shapes):
         policy_gradient_loss(torch.ones(shapes[0]), torch.ones(shapes[1]), 1)
 
 
-@pytest.mark.parametrize("size", [1, 3, 10, 11, 100])
-@pytest.mark.parametrize("scale", [1.0, -2.5])
-def test_chunks_add_up_to_the_whole(size, scale):
-    torch.manual_seed(0)
-    net, unused = torch.nn.Linear(4, 1, dtype=torch.float64), torch.nn.Parameter(torch.ones(2, dtype=torch.float64))
-    inputs = torch.randn(11, 4, dtype=torch.float64)
-    parameters = [*net.parameters(), unused]
-
-    def loss(rows):
-        return net(rows).tanh().square().sum()
-
-    (scale * loss(inputs)).backward()
-    expected = [net.weight.grad.clone(), net.bias.grad.clone(), torch.zeros(2, dtype=torch.float64)]
-    net.zero_grad()
-
-    def gradient(rows):
-        with torch.enable_grad():
-            part = loss(rows)
-            return part.detach(), torch.autograd.grad(part, parameters, allow_unused=True)
-
-    total = summed_over_chunks(gradient, inputs.split(size), parameters)
-    (scale * total).backward()
-    assert total.item() == pytest.approx(loss(inputs).item(), rel=1e-6)
-    for parameter, gradient in zip(parameters, expected, strict=True):
-        torch.testing.assert_close(parameter.grad, gradient)
-
-
 @given(st.floats(-100, 100), st.lists(numbers, min_size=1, max_size=30), st.floats(0, 0.999))
 def test_moving_average_is_the_recursion_and_its_closed_form(initial, values, decay):
     start = torch.tensor(initial, dtype=torch.float64)
@@ -203,56 +180,81 @@ def test_moving_average_is_the_recursion_and_its_closed_form(initial, values, de
     torch.testing.assert_close(averages, decay * before + (1 - decay) * torch.tensor(values).double())
 
 
-def test_the_articles_running_reward():
-    metric = RunningReward()
-    metric.update(torch.tensor([20.0]))
-    metric.update(torch.tensor([30.0]))
-    assert metric.compute().item() == pytest.approx(0.99 * (0.99 * 10 + 0.01 * 20) + 0.01 * 30, rel=1e-12)
+@given(st.lists(st.tuples(numbers, st.floats(0, 1)), min_size=1, max_size=60))
+def test_discounted_sums_are_those_of_a_backwards_loop(steps):
+    values, discounts = [value for value, _ in steps], [discount for _, discount in steps[:-1]] + [0.0]
+    total, backwards = 0.0, []
+    for value, discount in zip(reversed(values), reversed(discounts), strict=True):
+        total = value + discount * total
+        backwards.append(total)
+    sums = discounted_sums(torch.tensor(values), torch.tensor(discounts, dtype=torch.float64))
+    assert sums.dtype == torch.float64
+    assert sums.tolist() == pytest.approx(backwards[::-1], rel=1e-9, abs=1e-8)
 
 
-@given(st.lists(numbers, min_size=2, max_size=30), st.data())
-def test_running_reward_does_not_see_where_updates_are_cut(values, data):
-    cut = data.draw(st.integers(1, len(values) - 1))
-    whole, parts = RunningReward(), RunningReward()
-    whole.update(torch.tensor(values))
-    parts.update(torch.tensor(values[:cut]))
-    parts.update(torch.tensor(values[cut:]))
-    assert parts.compute().item() == whole.compute().item()
-    assert parts.episodes.item() == whole.episodes.item() == len(values)
+@pytest.mark.parametrize(
+    ("values", "discounts", "message"),
+    [
+        (torch.ones(3), torch.zeros(2), r"must both be \[T\]"),
+        (torch.ones(3, 1), torch.zeros(3, 1), r"must both be \[T\]"),
+        (torch.ones(2), torch.tensor([0.0, 0.5]), "the last discount must be 0"),
+    ],
+)
+def test_discounts_that_do_not_fit(values, discounts, message):
+    with pytest.raises(ValueError, match=message):
+        discounted_sums(values, discounts)
 
 
-def test_running_reward_weighs_the_last_episode_most():
-    rising, falling = RunningReward(decay=0.5, initial=0), RunningReward(decay=0.5, initial=0)
-    rising.update(torch.tensor([1.0, 2.0]))
-    falling.update(torch.tensor([2.0, 1.0]))
-    assert (rising.compute().item(), falling.compute().item()) == (1.25, 1.0)
+def test_no_timesteps_have_no_sums():
+    assert discounted_sums(torch.ones(0), torch.ones(0)).tolist() == []
 
 
-def test_running_reward_goes_through_a_state_dict():
-    metric, other = RunningReward(), RunningReward()
-    metric.update(torch.tensor([3.0, 1.0]))
-    other.load_state_dict(metric.state_dict())
-    for each in (metric, other):
-        each.update(torch.tensor([7.0]))
-    assert (other.compute().item(), other.episodes.item()) == (metric.compute().item(), 3)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=8), gammas)
+def test_discounts_of_timesteps(lengths, gamma):
+    lengths = torch.tensor(lengths)
+    within, since = discounts_within(lengths, gamma), timestep_discounts(lengths, gamma)
+    expected = [(gamma if t < n - 1 else 0.0, gamma**t) for n in lengths.tolist() for t in range(n)]
+    assert within.tolist() == [d for d, _ in expected]
+    assert since.tolist() == pytest.approx([power for _, power in expected], rel=1e-12)
+    assert within.dtype == since.dtype == torch.float64
 
 
-def test_running_reward_shows_what_it_loaded_even_if_it_was_asked_before():
-    metric, other = RunningReward(), RunningReward()
-    metric.update(torch.tensor([3.0]))
-    other.update(torch.tensor([30.0]))
-    assert other.compute().item() == pytest.approx(10.2)
-    other.load_state_dict(metric.state_dict())
-    assert other.compute().item() == pytest.approx(9.93)
+@given(packed)
+def test_sums_of_episodes(episodes):
+    sums = episode_sums(*pack(episodes))
+    assert sums.tolist() == pytest.approx([sum(episode) for episode in episodes], rel=1e-9, abs=1e-8)
 
 
-@pytest.mark.parametrize("decay", [-0.1, 1, math.nan])
-def test_running_reward_refuses_a_decay(decay):
-    with pytest.raises(ValueError, match="decay must be at least 0 and below 1"):
-        RunningReward(decay=decay)
+@given(packed)
+def test_leave_one_out_is_the_mean_over_the_others(episodes):
+    expected = []
+    for i, episode in enumerate(episodes):
+        others = [other for j, other in enumerate(episodes) if j != i]
+        everything = [value for other in others for value in other]
+        for t in range(len(episode)):
+            running = [other[t] for other in others if len(other) > t] or everything
+            expected.append(sum(running) / len(running) if running else 0.0)
+    assert leave_one_out(*pack(episodes)).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-7)
 
 
-@pytest.mark.parametrize("values", [torch.ones(0), torch.ones(2, 1), torch.tensor(1.0)])
-def test_running_reward_refuses_what_is_not_one_value_per_episode(values):
-    with pytest.raises(ValueError, match="one per episode"):
-        RunningReward().update(values)
+@given(packed, st.data())
+def test_leave_one_out_does_not_see_an_episodes_own_returns(episodes, data):
+    which = data.draw(st.integers(0, len(episodes) - 1))
+    changed = [[value + 1e3 * (i == which) for value in episode] for i, episode in enumerate(episodes)]
+    lengths = pack(episodes)[1]
+    before, after = (leave_one_out(*pack(each)).split(lengths.tolist())[which] for each in (episodes, changed))
+    torch.testing.assert_close(before, after, rtol=1e-9, atol=1e-6)
+
+
+def test_standardize_gives_all_timesteps_mean_zero_and_deviation_one():
+    values = torch.randn(60, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 30 + 400
+    result = standardize(values)
+    assert result.mean().item() == pytest.approx(0, abs=1e-9)
+    assert result.square().mean().item() == pytest.approx(1, rel=1e-6)
+    torch.testing.assert_close(result, (values - values.mean()) / values.std(correction=0), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("length", [1, 2, 9])
+@pytest.mark.parametrize("value", [0.0, -3e30, 0.1])
+def test_standardize_makes_zeros_of_equal_values(value, length):
+    assert standardize(torch.full((length,), value)).tolist() == [0.0] * length

@@ -29,22 +29,13 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_killed_runs_end_like_the_uninterrupted_one(tmp_path):
-    command = [sys.executable, "-m", "tests.kills", "--kills", "7", "--settings", "1", "--updates", "40", "--json"]
+    command = [sys.executable, "-m", "tests.kills", "--kills", "12", "--settings", "2", "--updates", "40", "--json"]
     done = subprocess.run([*command, "--tmpdir", tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     tallies = json.loads(done.stdout)
-    assert sum(sum(tally["kills"].values()) for tally in tallies) == 7
-    assert sum(tally["exact"] for tally in tallies) == 7
+    assert sum(sum(tally["kills"].values()) for tally in tallies) == 12
+    assert sum(tally["exact"] for tally in tallies) == 12
     assert all(tally["unreadable"] == tally["too_many_lost"] == 0 for tally in tallies)
-
-
-def test_a_kill_while_metrics_are_taken_over_loses_none():
-    main(["fit", *FEW, "--trainer.max_steps", "2"])
-    metrics = LAST.parents[1] / "metrics.csv"
-    metrics.rename(metrics.with_name("metrics.csv.kept"))
-    main(["fit", "--ckpt_path", "last", "--trainer.max_steps", "3"])
-    assert len(metrics.read_text().splitlines()) == 4
-    assert not metrics.with_name("metrics.csv.kept").exists()
 
 
 class Evil:
@@ -73,14 +64,14 @@ def test_a_malicious_checkpoint_executes_nothing(kind):
         with pytest.raises(SystemExit) as ended:
             main([command, *QUIET, "--ckpt_path", str(path)])
         assert re.fullmatch(r"error: .*hostile.ckpt cannot be read.*", ended.value.code)
-    with pytest.raises(pickle.UnpicklingError):
+    with pytest.raises(ValueError, match="cannot be read"):
         Reinforce.load_from_checkpoint(path)
     assert not Path("executed").exists()
     (pickle.loads(path.read_bytes()) if kind == "pickle" else torch.load(path, weights_only=False))
     assert Path("executed").exists(), "it would not have done anything anyway"
 
 
-@pytest.mark.parametrize("name", ["policy", "advantage", "optimizer", "lr_scheduler"])
+@pytest.mark.parametrize("name", ["policy", "returns", "baseline", "optimizer", "lr_scheduler"])
 def test_a_checkpoint_cannot_name_a_function_to_call(name):
     main(["fit", *FEW, "--trainer.max_steps", "1"])
     checkpoint = torch.load(LAST, weights_only=True)

@@ -1,3 +1,5 @@
+from functools import partial
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -5,10 +7,13 @@ import torch
 from torch import nn
 from torch.distributions import Categorical
 
-from pg_lightning import CategoricalMLP, ConsistentDropout
-from pg_lightning.actors import TorchActor
-from pg_lightning.distributions import acting
-from pg_lightning.policies import consistent_dropouts, replay_masks, with_consistent_dropout
+from pg_lightning import ConsistentDropout, EpisodeSampler, MLPPolicy, Policy, Reinforce
+from pg_lightning.gradients import summed_over_chunks
+from pg_lightning.policies.bodies import MLPBody
+from pg_lightning.policies.dropout import consistent_dropouts, evaluating, replay_masks, with_consistent_dropout
+from pg_lightning.policies.encoders import make_encoder
+from pg_lightning.policies.heads import CategoricalHead, make_head
+from pg_lightning.sampling.actors import ModuleActor, make_actor
 
 BOX, DISCRETE = gym.spaces.Box(-1, 1, (4,), np.float32), gym.spaces.Discrete(2)
 
@@ -16,15 +21,13 @@ BOX, DISCRETE = gym.spaces.Box(-1, 1, (4,), np.float32), gym.spaces.Discrete(2)
 def log_probs_agree_when_replayed(policy, steps=3, num_envs=5):
     """Act, then score the same actions under the recorded masks: the invariant that dropout must not break."""
     observations = np.random.default_rng(0).normal(size=(steps, num_envs, 4)).astype(np.float32)
-    actor = TorchActor(policy)
+    actor = ModuleActor(policy, DISCRETE)
     actor.begin(num_envs, np.random.default_rng(0))
-    with acting():
-        actions = np.stack([actor.act(rows) for rows in observations])
-    log_probs, masks = actor.record(actions)
-    rows = [torch.from_numpy(values).flatten(0, 1) for values in (observations, actions, *masks)]
-    with replay_masks(policy, rows[2:]):
-        rescored = policy(rows[0]).log_prob(rows[1])
-    return torch.allclose(rescored, torch.from_numpy(log_probs).flatten(), atol=1e-5)
+    actions = torch.from_numpy(np.concatenate([actor.act(rows) for rows in observations]))
+    log_probs, masks = actor.record(actions, np.arange(steps * num_envs))
+    with replay_masks(policy, masks):
+        rescored = policy(torch.from_numpy(observations).flatten(0, 1)).log_prob(actions)
+    return torch.allclose(rescored, log_probs, atol=1e-5)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.25, 0.6])
@@ -70,16 +73,16 @@ def test_masks_are_let_go_after_an_error():
 
 
 def test_masks_go_to_the_layers_in_module_order():
-    policy = CategoricalMLP(BOX, DISCRETE, hidden_sizes=(3, 5), dropout=0.5)
+    policy = MLPPolicy(BOX, DISCRETE, hidden_sizes=(3, 5), dropout=0.5)
     first, second = consistent_dropouts(policy)
-    assert (policy[1], policy[4]) == (first, second)
+    assert (policy.body[1], policy.body[4]) == (first, second)
     with replay_masks(policy, [torch.zeros(2, 3), torch.ones(2, 5)]):
         assert (first.replayed.shape, second.replayed.shape) == ((2, 3), (2, 5))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_another_number_of_masks_than_of_layers(count):
-    policy = CategoricalMLP(BOX, DISCRETE, hidden_sizes=(3, 3), dropout=0.5)
+    policy = MLPPolicy(BOX, DISCRETE, hidden_sizes=(3, 3), dropout=0.5)
     message = f"the policy has 2 dropout layers, but {count} masks were recorded"
     with pytest.raises(ValueError, match=message), replay_masks(policy, [torch.ones(2, 3)] * count):
         pass
@@ -165,43 +168,157 @@ def test_a_dropout_that_is_no_probability(p):
     with pytest.raises(ValueError, match="dropout must be at least 0 and below 1"):
         ConsistentDropout(p)
     with pytest.raises(ValueError, match="dropout must be at least 0 and below 1"):
-        CategoricalMLP(BOX, DISCRETE, dropout=p)
+        MLPPolicy(BOX, DISCRETE, dropout=p)
 
 
-@pytest.mark.parametrize("sizes", [(0,), (8, -1)])
-def test_layers_without_units(sizes):
-    with pytest.raises(ValueError, match="hidden_sizes must be positive"):
-        CategoricalMLP(BOX, DISCRETE, hidden_sizes=sizes)
+@pytest.mark.parametrize("sizes", [(0,), (8, -1), (10**11,), (2.5,)])
+def test_layers_without_units_or_with_too_many(sizes):
+    with pytest.raises(ValueError, match="hidden_sizes must be whole numbers from 1 to 65,536"):
+        MLPPolicy(BOX, DISCRETE, hidden_sizes=sizes)
 
 
 def test_spaces_it_is_not_made_for():
-    with pytest.raises(ValueError, match=r"chooses among Discrete actions, .*Box.*--model.policy"):
-        CategoricalMLP(BOX, BOX)
-    with pytest.raises(ValueError, match=r"reads Box observations, not Discrete\(2\)"):
-        CategoricalMLP(DISCRETE, DISCRETE)
+    with pytest.raises(ValueError, match=r"no head for the action space Text.*heads exist for"):
+        MLPPolicy(BOX, gym.spaces.Text(3))
+    with pytest.raises(ValueError, match=r"no encoder for the observation space Text.*--env.wrappers.*--model.policy"):
+        MLPPolicy(gym.spaces.Text(3), DISCRETE)
+
+
+def test_evaluating_restores_each_modules_mode():
+    policy = MLPPolicy(BOX, DISCRETE, dropout=0.5)
+    policy.body[1].eval()
+    modes = [module.training for module in policy.modules()]
+    with pytest.raises(RuntimeError, match="boom"), evaluating(policy):
+        assert not any(module.training for module in policy.modules())
+        raise RuntimeError("boom")
+    assert [module.training for module in policy.modules()] == modes and len(set(modes)) == 2
+
+
+def test_a_policy_of_other_parts():
+    """Encoder, body and head as a user puts them together."""
+    space = gym.spaces.Dict({"a": gym.spaces.Discrete(3, start=-1), "b": BOX})
+    encoder, head = make_encoder(space), make_head(gym.spaces.Discrete(5, start=2))
+    policy = Policy(encoder, MLPBody(encoder.num_features, head.num_outputs, (6,)), head)
+    observations = {"a": torch.tensor([-1, 1]), "b": torch.arange(8.0).reshape(2, 4)}
+    features = torch.tensor([[1.0, 0, 0, 0, 1, 2, 3], [0, 0, 1, 4, 5, 6, 7]])
+    assert torch.equal(encoder(observations), features)
+    assert torch.equal(policy.outputs(observations), policy.body(features))
+    torch.testing.assert_close(policy(observations).logits, policy.body(features).log_softmax(-1))
+    assert policy.to_env(np.array([0, 4])).tolist() == [2, 6]
+
+
+def test_head_and_encoder_can_be_handed_in():
+    class Wide(CategoricalHead):
+        def __init__(self, space):
+            super().__init__(gym.spaces.Discrete(int(space.n) + 7))
+
+    policy = MLPPolicy(BOX, DISCRETE, head=Wide, encoder=lambda space: make_encoder(gym.spaces.Box(-1, 1, (9,))))
+    assert (policy.body[0].in_features, policy.body[-1].out_features) == (9, 9)
 
 
 def test_the_articles_network():
     torch.manual_seed(0)
-    policy = CategoricalMLP(BOX, DISCRETE, dropout=0.6)
+    policy = MLPPolicy(BOX, DISCRETE, dropout=0.6)
     assert [tuple(parameter.shape) for parameter in policy.parameters()] == [(128, 4), (2, 128)]
     observations = torch.randn(7, 4)
     with torch.no_grad():
         distribution = policy(observations)
         mask = consistent_dropouts(policy)[0].mask
-        hidden = torch.relu((observations @ policy[0].weight.T) * mask / 0.4)
-        torch.testing.assert_close(distribution.probs, torch.softmax(hidden @ policy[3].weight.T, -1))
-        plain = torch.softmax(torch.relu(observations @ policy[0].weight.T) @ policy[3].weight.T, -1)
+        hidden = torch.relu((observations @ policy.body[0].weight.T) * mask / 0.4)
+        torch.testing.assert_close(distribution.probs, torch.softmax(hidden @ policy.body[3].weight.T, -1))
+        plain = torch.softmax(torch.relu(observations @ policy.body[0].weight.T) @ policy.body[3].weight.T, -1)
         torch.testing.assert_close(policy.eval()(observations).probs, plain)
 
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3), (2, 2, 2)])
 def test_observations_of_any_shape_are_flattened(shape):
-    policy = CategoricalMLP(
-        gym.spaces.Box(0, 255, shape, np.uint8), gym.spaces.Discrete(3), hidden_sizes=(6, 5), bias=True
-    )
+    policy = MLPPolicy(gym.spaces.Box(0, 255, shape, np.uint8), gym.spaces.Discrete(3), hidden_sizes=(6, 5), bias=True)
     observations = torch.randint(0, 256, (9, *shape), dtype=torch.uint8)
     assert policy(observations).log_prob(torch.zeros(9)).shape == (9,)
-    sizes = [tuple(module.weight.shape) for module in policy if isinstance(module, nn.Linear)]
+    sizes = [tuple(module.weight.shape) for module in policy.body if isinstance(module, nn.Linear)]
     assert sizes == [(6, int(np.prod(shape))), (5, 6), (3, 5)]
-    assert all(module.bias is not None for module in policy if isinstance(module, nn.Linear))
+    assert all(module.bias is not None for module in policy.body if isinstance(module, nn.Linear))
+
+
+class Doubled(nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def replaced_layer(policy):
+    policy.body[1] = nn.Tanh()
+
+
+def unknown_layer(policy):
+    policy.body[1] = nn.GELU()
+
+
+def forward_hook(policy):
+    policy.body[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def forward_pre_hook(policy):
+    policy.body[2].register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
+
+
+def backward_hook(policy):
+    policy.body[2].register_full_backward_hook(lambda module, inputs, outputs: (3 * inputs[0],))
+
+
+def parametrised(policy):
+    nn.utils.parametrize.register_parametrization(policy.body[0], "weight", Doubled())
+
+
+def own_forward(policy):
+    linear = policy.body[2]
+    linear.forward = lambda inputs: nn.functional.linear(inputs, 2 * linear.weight)
+
+
+def hooked_encoder(policy):
+    policy.encoder.register_forward_hook(lambda module, inputs, output: 3 * output)
+
+
+def shared_layer(policy):
+    policy.body[0] = nn.Linear(4, 4)
+    policy.body[2] = nn.Sequential(policy.body[0], nn.Linear(4, 2))
+
+
+CHANGES = [
+    replaced_layer,
+    unknown_layer,
+    forward_hook,
+    forward_pre_hook,
+    backward_hook,
+    parametrised,
+    own_forward,
+    hooked_encoder,
+    shared_layer,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_A7_a_changed_policy_acts_and_learns_as_torch_says(change):
+    """Compared with the layers called one by one."""
+    torch.manual_seed(0)
+    agent = Reinforce("CartPole-v1", policy=partial(MLPPolicy, hidden_sizes=[8]))
+    before = agent.policy(torch.ones(1, 4)).logits
+    change(agent.policy)
+    policy = agent.policy
+    sampler = EpisodeSampler(agent.env.make_vector(4, "sync"), 8)
+    batch = agent.estimate(sampler.sample(make_actor(policy, agent.env.action_space), 0))
+    episodes, parameters = batch.episodes, list(policy.parameters())
+
+    def log_probs_of(observations, actions):
+        values = policy.encoder(observations)
+        for layer in policy.body:
+            values = layer(values)
+        return Categorical(logits=values).log_prob(actions)
+
+    log_probs = log_probs_of(episodes.observations, episodes.actions)
+    torch.testing.assert_close(episodes.log_probs, log_probs.detach(), atol=1e-5, rtol=1e-5)
+    expected = torch.autograd.grad(-(log_probs * batch.advantages).sum() / len(episodes), parameters)
+    loss, _ = summed_over_chunks(agent.loss, batch.chunks(100), parameters)
+    for gradient, right in zip(torch.autograd.grad(loss, parameters), expected, strict=True):
+        assert (gradient - right).norm() <= 1e-4 * right.norm() and right.norm() > 0
+    if change is not backward_hook:
+        assert not torch.allclose(policy(torch.ones(1, 4)).logits, before, atol=1e-4)

@@ -1,14 +1,19 @@
+"""What must stop before the weights change: another policy's episodes, episodes twice, another network, bad numbers."""
+
 import math
 from functools import partial
 
 import pytest
 import pytorch_lightning as pl
 import torch
+import torch.nn.functional as F
+from pytorch_lightning.callbacks import Callback, GradientAccumulationScheduler
+from pytorch_lightning.plugins.precision import MixedPrecision
 from torch import nn
-from torch.distributions import Categorical
+from torch.distributions import Categorical, Independent, Normal
 from torch.utils.data import DataLoader, IterableDataset
 
-from pg_lightning import CategoricalMLP, EpisodeDataModule, Reinforce
+from pg_lightning import EpisodeDataModule, MLPPolicy, NoNormalization, Reinforce
 from tests.helpers import trainer, weights_of
 
 
@@ -41,7 +46,7 @@ class Loaders(pl.LightningDataModule):
 
     def __init__(self, wrap):
         super().__init__()
-        self.inner, self.wrap = EpisodeDataModule("CartPole-v1", num_envs=2), wrap
+        self.inner, self.wrap = EpisodeDataModule(num_envs=2), wrap
 
     def train_dataloader(self):
         self.inner.trainer = self.trainer
@@ -55,22 +60,62 @@ class Loaders(pl.LightningDataModule):
 has_a_length = pytest.mark.filterwarnings("ignore:Your `IterableDataset` has `__len__` defined")
 
 
-def refused(wrap, **settings):
-    agent = Reinforce("CartPole-v1")
-    before = weights_of(agent.policy)
+class Before(Callback):
+    """Keeps the state at the start of the update that is to be refused."""
+
+    def on_train_batch_start(self, trainer, agent, batch, batch_idx):
+        self.state = state_of(trainer, agent)
+
+
+def state_of(trainer, agent):
+    """Weights, counters and optimizer state."""
+    optimizer = trainer.optimizers[0].state_dict()["state"]
+    state = [value for entry in optimizer.values() for value in entry.values() if isinstance(value, torch.Tensor)]
+    counters = [agent.num_episodes, agent.num_env_steps, agent.num_timesteps]
+    return [value.clone() for value in [*weights_of(agent.policy), *counters, *state]], dict(agent.metrics)
+
+
+def refused(agent, data=None, max_steps=3, callbacks=(), **settings):
+    """Fit until it is refused; return the one line, after how many updates, and whether that one changed anything."""
+    before = Before()
+    fitted = trainer(max_steps, callbacks=[*callbacks, before], **settings)
     with pytest.raises((ValueError, RuntimeError)) as refusal:
-        trainer(3, **settings).fit(agent, Loaders(wrap))
-    return str(refusal.value), all(map(torch.equal, before, agent.policy.parameters()))
+        fitted.fit(agent, data or EpisodeDataModule(num_envs=4))
+    message = str(refusal.value)
+    assert "\n" not in message
+    if not hasattr(before, "state"):
+        return message, 0, True
+    (tensors, metrics), (now, metrics_now) = before.state, state_of(fitted, agent)
+    return message, fitted.global_step, all(map(torch.equal, tensors, now)) and metrics == metrics_now
 
 
 @has_a_length
 def test_loaders_that_sample_with_an_older_policy_are_refused():
-    message, unchanged = refused(lambda data: DataLoader(data.train_dataloader(), batch_size=None, num_workers=1))
-    assert "num_workers must be 0: a worker's copy of the policy never learns" in message and unchanged
-    message, unchanged = refused(Unsized)
-    assert "the training dataset needs a __len__" in message and unchanged
-    message, unchanged = refused(Ahead)
-    assert "episodes of update 0 came when update 1 was due" in message and not unchanged
+    message, updates, unchanged = refused(
+        Reinforce(), Loaders(lambda data: DataLoader(data.train_dataloader(), batch_size=None, num_workers=1))
+    )
+    assert "num_workers must be 0: a worker's copy of the policy never learns" in message
+    assert (updates, unchanged) == (0, True)
+    message, updates, unchanged = refused(Reinforce(), Loaders(Unsized))
+    assert "the training dataset needs a __len__" in message and (updates, unchanged) == (0, True)
+    message, updates, unchanged = refused(Reinforce(), Loaders(Ahead))
+    assert "episodes of update 0 came when update 1 was due" in message and (updates, unchanged) == (1, True)
+
+
+class Repeated(Unsized):
+    """Yields every update's batch twice: the second time it belongs to the update before."""
+
+    def __len__(self):
+        return 100
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            yield from (batch, batch)
+
+
+def test_each_batch_is_learnt_from_once():
+    message, updates, unchanged = refused(Reinforce(), Loaders(Repeated))
+    assert "episodes of update 0 came when update 1 was due" in message and (updates, unchanged) == (1, True)
 
 
 @has_a_length
@@ -81,29 +126,212 @@ def test_a_loader_without_workers_is_as_good_as_the_dataset():
         lambda data: DataLoader(data.train_dataloader(), batch_size=None),
     ):
         pl.seed_everything(0, verbose=False)
-        agent = Reinforce("CartPole-v1")
+        agent = Reinforce()
         trainer(5).fit(agent, Loaders(wrap))
         losses.append(agent.metrics["loss"])
     assert losses[0] == losses[1]
 
 
-def test_accumulating_gradients_is_refused():
-    message, unchanged = refused(lambda data: data.train_dataloader(), accumulate_grad_batches=2)
-    assert "accumulate_grad_batches must be 1: use more episodes_per_update instead" in message and unchanged
+class Accumulates(Callback):
+    """Switches accumulation on in the middle of an epoch."""
+
+    def on_train_batch_end(self, trainer, *_):
+        trainer.accumulate_grad_batches = 2
+
+
+# Lightning warns that the agent's optimizer_step will be called less often; it is not called at all.
+@pytest.mark.filterwarnings("ignore:When using `Trainer.accumulate_grad_batches")
+@pytest.mark.parametrize(
+    ("settings", "updates"),
+    [
+        ({"accumulate_grad_batches": 2}, 0),
+        ({"callbacks": [GradientAccumulationScheduler({0: 3})]}, 0),
+        ({"callbacks": [GradientAccumulationScheduler({1: 3})], "limit_train_batches": 2}, 2),
+        ({"callbacks": [Accumulates()]}, 1),
+    ],
+    ids=["option", "callback", "callback later", "by hand"],
+)
+def test_A1_accumulating_gradients_is_refused(settings, updates):
+    message, made, unchanged = refused(Reinforce(), **settings)
+    assert "accumulate_grad_batches must be 1, also through GradientAccumulationScheduler: use more" in message
+    assert (made, unchanged) == (updates, True)
+
+
+class Twice(torch.optim.SGD):
+    """Calls its closure twice for one step, as line searches do, before it moves the weights."""
+
+    def step(self, closure=None):
+        closure()
+        return super().step(closure)
+
+
+class AtOnce(torch.optim.SGD):
+    """Moves the weights, then looks how good they are: a closure call on episodes of an older policy."""
+
+    def step(self, closure=None):
+        loss = super().step(closure)
+        closure()
+        return loss
+
+
+def test_A2_lbfgs_is_refused():
+    message, made, unchanged = refused(Reinforce(optimizer=partial(torch.optim.LBFGS, lr=0.1)))
+    assert message.startswith("LBFGS evaluates the loss again") and (made, unchanged) == (0, True)
+
+
+@pytest.mark.parametrize("optimizer", [Twice, AtOnce])
+def test_A2_a_closure_is_called_once(optimizer):
+    agent = Reinforce(optimizer=partial(optimizer, lr=0.1))
+    message, made, unchanged = refused(agent)
+    assert "update 0 was to be learnt from twice" in message and "closure more than once" in message
+    assert made == 0 and agent.num_episodes == 0
+    assert unchanged or optimizer is AtOnce  # What it has done to the weights before, nobody can know.
+
+
+class Own(nn.Module):
+    """A policy with a layer of a user's in the middle."""
+
+    def __init__(self, observation_space, action_space, layer=nn.Identity):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.middle = nn.Linear(4, 32), layer()
+        self.logits = nn.Linear(32, 2)
+        with torch.no_grad():
+            self.logits.weight.mul_(5)
+
+    def forward(self, observations):
+        return Categorical(logits=self.logits(self.middle(torch.tanh(self.first(observations)))))
+
+
+class FunctionalDropout(nn.Module):
+    def forward(self, hidden):
+        return F.dropout(hidden, 0.3, self.training)
+
+
+class Noise(nn.Module):
+    def forward(self, hidden):
+        return hidden + 0.3 * torch.randn_like(hidden)
+
+
+class RecurrentDropout(nn.Module):
+    """A recurrent layer with a dropout of its own; each timestep is a sequence of one."""
+
+    def __init__(self):
+        super().__init__()
+        self.cell = nn.LSTM(32, 32, num_layers=2, dropout=0.5)
+
+    def forward(self, hidden):
+        return 10 * self.cell(hidden[None])[0][0]
+
+
+class HiddenState(nn.Module):
+    """Remembers its last output while acting: what it computes depends on what it saw before."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = torch.zeros(())
+
+    def forward(self, hidden):
+        last = self.last if self.last.shape == hidden.shape else torch.zeros_like(hidden)
+        self.last = (hidden + 0.9 * last).detach()
+        return hidden + 0.9 * last
+
+
+LAGGING = {
+    "A3 F.dropout": FunctionalDropout,
+    "A3 nn.LSTM": RecurrentDropout,
+    "A3 noise": Noise,
+    "A4 BatchNorm": partial(nn.BatchNorm1d, 32),
+    "A4 hidden state": HiddenState,
+}
+
+
+@pytest.mark.parametrize("layer", LAGGING.values(), ids=LAGGING)
+def test_A3_A4_a_policy_that_learns_otherwise_than_it_acted_is_refused(layer):
+    agent = Reinforce(policy=Own)
+    agent.policy.middle = layer()
+    message, made, unchanged = refused(agent)
+    assert message.startswith("update 0: the policy scores its own actions differently than when it took them")
+    assert "policy_lag" in message and "weights unchanged" in message
+    for reason in ("BatchNorm", "dropout", "hidden state", "noise"):
+        assert reason in message
+    assert (made, unchanged, int(agent.num_env_steps)) == (0, True, 0)
+
+
+@pytest.mark.filterwarnings("ignore:Found 1 module.* in eval mode")
+def test_A4_a_batch_norm_in_eval_mode_learns():
+    agent = Reinforce(policy=Own)
+    agent.policy.middle = nn.BatchNorm1d(32).eval()
+    agent.policy.middle.train = lambda mode=True: agent.policy.middle
+    trainer(2).fit(agent, EpisodeDataModule(num_envs=4))
+    assert agent.metrics["policy_lag"] < 1e-5
+
+
+def test_a_continuous_policy_with_noise_is_refused():
+    class Wanders(nn.Module):
+        def __init__(self, observation_space, action_space):
+            super().__init__()
+            self.mean = nn.Linear(3, 1)
+
+        def forward(self, observations):
+            mean = self.mean(observations) + torch.randn(len(observations), 1)
+            return Independent(Normal(mean, 0.1), 1)
+
+    agent = Reinforce("Pendulum-v1", policy=TopLevel)
+    agent.policy = Wanders(None, None)
+    message, made, unchanged = refused(agent, EpisodeDataModule(num_envs=2))
+    assert "policy_lag" in message and (made, unchanged) == (0, True)
+
+
+class TopLevel(nn.Module):
+    """A policy of one linear layer."""
+
+    def __init__(self, observation_space, action_space):
+        super().__init__()
+        self.mean = nn.Linear(observation_space.shape[0], action_space.shape[0])
+
+    def forward(self, observations):
+        return Independent(Normal(self.mean(observations), 1.0), 1)
+
+
+def test_weights_that_changed_after_the_episodes_were_sampled_are_found():
+    """A callback moves the weights between sampling and learning."""
+
+    class Moves(Callback):
+        def on_train_batch_start(self, trainer, agent, batch, batch_idx):
+            with torch.no_grad():
+                agent.policy.body[0].weight.add_(0.5)
+
+    message, made, unchanged = refused(Reinforce(), callbacks=[Moves()])
+    assert "policy_lag" in message and (made, unchanged) == (0, True)
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_half_precision_weights_are_refused(precision):
+    message, made, _ = refused(Reinforce(), precision=precision)
+    assert message == f"precision must be one of 32-true, 64-true, bf16-mixed, not {precision}" and made == 0
+
+
+def test_mixed_half_precision_is_refused():
+    """The gradient check would end the run where the loss scaler expects infinities."""
+    message, made, _ = refused(Reinforce(), plugins=[MixedPrecision("16-mixed", device="cpu")])
+    assert message == "precision must be one of 32-true, 64-true, bf16-mixed, not 16-mixed" and made == 0
 
 
 class Diverges(nn.Module):
-    """Its loss, or only its gradient, is not finite."""
+    """Its loss, or only its gradient, is not finite, from some update on."""
 
-    def __init__(self, observation_space, action_space, where="loss"):
+    def __init__(self, observation_space, action_space, where="loss", since=0):
         super().__init__()
-        self.where, self.logits = where, nn.Linear(observation_space.shape[0], int(action_space.n))
+        self.where, self.since, self.passes = where, since, 0
+        self.logits = nn.Linear(observation_space.shape[0], int(action_space.n))
 
     def forward(self, observations):
         logits = self.logits(observations)
-        if self.where == "loss" and torch.is_grad_enabled():
+        self.passes += torch.is_grad_enabled()
+        if self.where == "loss" and self.passes > self.since:
             logits = logits * math.nan
-        if self.where == "gradient":
+        if self.where == "gradient" and self.passes > self.since:
             logits = logits + (logits * 0).abs().sqrt()  # The root's derivative at 0 is infinite, times 0.
         return Categorical(logits=logits, validate_args=False)
 
@@ -112,24 +340,34 @@ OBSERVATIONS = {"what": "observations", "number": math.nan}
 
 
 @pytest.mark.parametrize(
-    ("env_id", "env_kwargs", "policy", "message"),
+    ("env", "policy", "made", "message"),
     [
-        ("tests.envs:Broken-v0", {}, CategoricalMLP, "update 0: environment 0 emitted rewards that are not finite"),
+        ({"id": "tests.envs:Broken-v0"}, MLPPolicy, 0, "environment 0 emitted rewards that are not finite"),
         (
-            "tests.envs:Broken-v0",
-            OBSERVATIONS,
-            CategoricalMLP,
-            "update 0: environment 0 emitted observations that are not finite",
+            {"id": "tests.envs:Broken-v0", "kwargs": OBSERVATIONS},
+            MLPPolicy,
+            0,
+            "environment 0 emitted observations that are not finite",
         ),
-        ("CartPole-v1", {}, Diverges, "update 0: the loss is nan; nothing was learnt from it"),
-        ("CartPole-v1", {}, partial(Diverges, where="gradient"), "the gradient of logits.weight is not finite"),
+        (None, partial(Diverges, since=2), 2, "(policy_lag nan"),
+        (None, partial(Diverges, where="gradient", since=2), 2, "the gradient of logits.weight is not finite"),
     ],
     ids=["reward", "observation", "loss", "gradient"],
 )
-def test_a_number_that_is_not_finite_never_reaches_the_weights(env_id, env_kwargs, policy, message):
-    agent = Reinforce(env_id, env_kwargs, policy=policy)
-    before = weights_of(agent.policy)
-    with pytest.raises(ValueError, match=message):
-        trainer().fit(agent, EpisodeDataModule(env_id, env_kwargs, num_envs=2))
-    assert all(map(torch.equal, before, agent.policy.parameters()))
-    assert agent.num_episodes == 0 or "gradient" in message
+def test_a_number_that_is_not_finite_never_reaches_the_weights(env, policy, made, message):
+    """Nor the optimizer's state, nor the counters: also after updates that were good."""
+    agent = Reinforce(env, policy=policy, chunk_size=10**6)
+    line, updates, unchanged = refused(agent, EpisodeDataModule(num_envs=2), max_steps=5)
+    assert message in line and f"update {made}" in line
+    assert (updates, unchanged, int(agent.num_episodes)) == (made, True, 2 * made)
+
+
+class Overflows(NoNormalization):
+    def __call__(self, advantages, lengths):
+        return advantages * math.nan
+
+
+def test_a_loss_that_is_not_finite_is_refused():
+    agent = Reinforce(normalization=Overflows())
+    message, made, unchanged = refused(agent)
+    assert message == "update 0: the loss is nan; weights unchanged" and (made, unchanged) == (0, True)

@@ -1,0 +1,325 @@
+"""Agent: a policy as a LightningModule, with everything around an algorithm that is not the algorithm."""
+
+import inspect
+import math
+import warnings
+from pathlib import Path
+from typing import Any, Self
+
+import gymnasium as gym
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from pg_lightning.checkpoint_file import FORMAT, FORMAT_KEY, check_environment, read_checkpoint
+from pg_lightning.diagnostics import KL_TIMESTEPS, Measured, explained_variance, kl_of_step
+from pg_lightning.directions import Direction
+from pg_lightning.envs import Environment, as_environment
+from pg_lightning.episodes import Batch, Episodes, Outcome
+from pg_lightning.fitted import Fitted
+from pg_lightning.gathering import gather_outcome
+from pg_lightning.hparams import build, describe
+from pg_lightning.optimizers import configure_optimizers
+from pg_lightning.policies.dropout import evaluating, with_consistent_dropout
+from pg_lightning.sampling.actors import make_actor
+from pg_lightning.sampling.reading import read_one
+from pg_lightning.schedules import Schedule, value_of
+from pg_lightning.tree import tree_map
+
+LAG_LIMIT, LAG_LIMIT_AUTOCAST = 1e-3, 0.1
+"""Largest difference between recorded and recomputed log-probs, relative to 1 + |log π|."""
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+
+
+class Agent(pl.LightningModule):
+    """Policy with optimizers, checks, metrics, evaluation and checkpoints; algorithms derive from it.
+
+    Args:
+        env: what is played.
+        policy: makes the policy of an observation and an action space.
+        direction: from the gradient to the step; it names the default optimizer.
+        optimizer: makes the optimizer of the policy's parameters.
+        lr_scheduler: makes its learning-rate scheduler, which steps once per update.
+        lr_schedule: factor of the learning rate, by the progress of the run; in place of a scheduler.
+
+    Attributes:
+        metrics: of the last update, by name.
+        batch: of the update in progress.
+        max_env_steps: env steps after which the run ends, where a callback limits them.
+        measured: metrics of the update in progress, which may yet be refused.
+    """
+
+    num_episodes: Tensor
+    num_env_steps: Tensor
+    num_timesteps: Tensor
+    outcome: Outcome
+
+    def __init__(
+        self, env: Any, policy: Any, direction: Any, optimizer: Any, lr_scheduler: Any, lr_schedule: Any
+    ) -> None:
+        super().__init__()
+        self.env: Environment = as_environment(env)
+        self.save_hyperparameters({"env": self.env.spec()})
+        make_policy = self.part("policy", policy, nn.Module, instance=False)
+        spaces = self.env.observation_space, self.env.action_space
+        self.policy = with_consistent_dropout(_made(make_policy, spaces))
+        self.direction = self.part("direction", direction, Direction)
+        self.make_optimizer = self.part("optimizer", optimizer, torch.optim.Optimizer, instance=False)
+        schedulers = torch.optim.lr_scheduler.LRScheduler
+        self.make_lr_scheduler = self.part("lr_scheduler", lr_scheduler, schedulers, instance=False)
+        self.lr_schedule = self.part("lr_schedule", lr_schedule, Schedule)
+        if lr_schedule is not None and lr_scheduler is not None:
+            raise ValueError("lr_schedule and lr_scheduler both set the learning rate: give one of them")
+        for name in ("num_episodes", "num_env_steps", "num_timesteps"):
+            self.register_buffer(name, torch.tensor(0))
+        self.metrics: dict[str, float] = {}
+        self.measured: dict[str, float] = {}
+        self.batch: Batch | None = None
+        self.max_env_steps: int | None = None
+        self._logged, self._learnt = 0, -1
+
+    def part(self, name: str, value: Any, kind: type, instance: bool = True) -> Any:
+        """Record a part as a hyper-parameter, and build it where it is a spec from a checkpoint."""
+        self.save_hyperparameters({name: describe(value, name)})
+        return value if isinstance(value, int | float) else build(value, kind, name=name, instance=instance)
+
+    def learning_parameters(self) -> list[nn.Parameter]:
+        """List the policy's parameters that are not frozen."""
+        return [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+
+    # Checks
+
+    def setup(self, stage: str) -> None:
+        """Refuse a precision in which the policy cannot learn what it did."""
+        if (precision := self.trainer.precision) not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision}")
+
+    def on_train_start(self) -> None:
+        """Refuse a loader that would sample with an older policy than the one that learns."""
+        self._logged, self._learnt = self.global_step, -1
+        clipped, typed = self.trainer.gradient_clip_val, self.make_optimizer is not None
+        if self.direction.sets_step and (clipped or typed):
+            warnings.warn(
+                f"{type(self.direction).__name__} sets the length of the step by max_kl, which does not hold "
+                + ("under gradient clipping" if clipped else "with an optimizer of one's own"),
+                stacklevel=2,
+            )
+        loader = self.trainer.train_dataloader
+        if getattr(loader, "num_workers", 0) > 0:
+            raise ValueError(
+                "num_workers must be 0: a worker's copy of the policy never learns. Hand the EpisodeDataset itself to "
+                "the Trainer; for environments in processes of their own use backend 'async'."
+            )
+        if self.trainer.num_training_batches == float("inf"):
+            raise ValueError(
+                "the training dataset needs a __len__: without one Lightning fetches a batch ahead, sampled by the "
+                "policy before the last update"
+            )
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Refuse gradient accumulation, which a callback may have switched on: episodes would be learnt from twice."""
+        if self.trainer.accumulate_grad_batches != 1:
+            raise ValueError(
+                "accumulate_grad_batches must be 1, also through GradientAccumulationScheduler: use more "
+                "episodes_per_update instead"
+            )
+
+    def check_on_policy(self, batch: Batch) -> None:
+        """Refuse episodes that another policy sampled, or that were learnt from before."""
+        update = batch.episodes.update
+        if update != self.global_step:
+            raise ValueError(f"episodes of update {update} came when update {self.global_step} was due")
+        if update == self._learnt:
+            raise ValueError(
+                f"update {update} was to be learnt from twice: gradient accumulation, or an optimizer that calls its "
+                "closure more than once (such as LBFGS), needs episodes that the changed policy has not sampled"
+            )
+        self._learnt, self.batch = update, batch
+
+    def check_gradient(self) -> None:
+        """Measure the norm of the gradient; stop before one that is not finite reaches the weights."""
+        named = [(name, p.grad) for name, p in self.policy.named_parameters() if p.grad is not None]
+        self.measured["grad_norm"] = norm = nn.utils.get_total_norm([gradient for _, gradient in named]).item()
+        if not math.isfinite(norm):
+            bad = next((name for name, gradient in named if not torch.isfinite(gradient).all()), "the policy")
+            raise ValueError(f"update {self.global_step}: the gradient of {bad} is not finite; weights unchanged")
+
+    # Metrics
+
+    def report(self, batch: Batch, loss: Tensor, measured: list[Measured]) -> Outcome:
+        """Check what was measured before the weights change; nothing is counted before they have."""
+        lags, entropies = map(torch.stack, zip(*measured, strict=True))
+        self.check_lag(lag := lags.max().item())
+        if not math.isfinite(value := loss.item()):
+            raise ValueError(f"update {self.global_step}: the loss is {value}; weights unchanged")
+        self.outcome = gather_outcome(self, batch.outcome)
+        self.measured = {
+            "loss": value,
+            **self.outcome.statistics(),
+            "entropy": entropies.sum().item() / batch.episodes.num_timesteps,
+            "explained_variance": explained_variance(batch.whole.baseline, batch.whole.returns),
+            "policy_lag": lag,
+        }
+        return self.outcome
+
+    def count(self, batch: Batch, outcome: Outcome) -> None:
+        """Count an update whose step was taken, and complete its metrics."""
+        self.num_episodes.add_(len(outcome.lengths))
+        self.num_env_steps.add_(outcome.env_steps)
+        self.num_timesteps.add_(batch.whole.episodes.num_timesteps)
+        counters = {name: getattr(self, f"num_{name}").item() for name in ("episodes", "env_steps", "timesteps")}
+        self.metrics = self.measured | counters
+
+    def check_lag(self, lag: float) -> None:
+        """Stop if the policy that learns is not the policy that acted."""
+        limit = LAG_LIMIT_AUTOCAST if torch.is_autocast_enabled(self.device.type) else LAG_LIMIT
+        if not lag <= limit:
+            raise ValueError(
+                f"update {self.global_step}: the policy scores its own actions differently than when it took them "
+                f"(policy_lag {lag:.2g}, limit {limit:g}); weights unchanged. Usual reasons: BatchNorm, dropout other "
+                "than nn.Dropout, hidden state, or noise in the policy's forward"
+            )
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        """Take the step, measure it, fit what learns beside it, and publish the metrics before any callback runs."""
+        if self.lr_schedule is not None:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * value_of(self.lr_schedule, self.progress)
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        assert self.batch is not None
+        self.count(self.batch, self.outcome)
+        sample = self.batch.spaced(KL_TIMESTEPS)
+        self.metrics["kl"] = self.sum_over_processes(kl_of_step(self.policy, sample)).item() / self.trainer.world_size
+        fitted = [module for module in self.modules() if isinstance(module, Fitted)]
+        for module in sorted(fitted, key=lambda module: module.order):
+            self.metrics |= module.fit(self.batch.whole)
+        self.batch = None  # Or its memory would stay while the next one is sampled.
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.metrics.items()})
+
+    def sum_over_processes(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor over all processes."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return tensor
+        everywhere: Any = self.all_gather(tensor)
+        return everywhere.sum(0)
+
+    @property
+    def progress(self) -> float | None:
+        """Progress of the run, from 0 to 1: by env steps if they are limited, else by updates; ``None`` if endless."""
+        if self.max_env_steps is not None:
+            return min(self.num_env_steps.item() / self.max_env_steps, 1.0)
+        if self._trainer is None or self.trainer.max_steps < 1:
+            return None
+        return min(self.global_step / self.trainer.max_steps, 1.0)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Hand this update's metrics to the loggers, unless a checkpoint of it has had that done already."""
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if every and self.global_step % every == 0:
+            self.log_update()
+
+    def on_train_end(self) -> None:
+        """Hand the last update's metrics to the loggers, whatever ``log_every_n_steps`` is."""
+        self.log_update()
+
+    def log_update(self) -> None:
+        """Hand the last update's metrics to the loggers, once; ``self.log`` would take 0.4 ms for each of them."""
+        if self._logged < self.global_step and self.metrics:
+            self._logged = self.global_step
+            for logger in self.loggers:
+                logger.log_metrics(self.metrics, step=self.global_step)
+
+    # Optimizers
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer, and a scheduler that steps once per update."""
+        return configure_optimizers(self.policy, self.direction, self.make_optimizer, self.make_lr_scheduler)
+
+    # Evaluation
+
+    def _evaluate(self, episodes: Episodes, dataloader_idx: int) -> None:
+        """Log mean, standard deviation and count of the evaluation episodes' returns."""
+        returns, way = episodes.returns, ("sampled", "greedy")[dataloader_idx]
+        spread = returns.std() if len(returns) > 1 else torch.zeros(())
+        metrics = {"return_mean": returns.mean(), "return_std": spread, "episodes": torch.tensor(float(len(returns)))}
+        self.log_dict(
+            {f"{way}_{name}": value for name, value in metrics.items()}, add_dataloader_idx=False, batch_size=1
+        )
+
+    def validation_step(self, batch: Episodes, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log the evaluation episodes' returns, sampled and greedy."""
+        self._evaluate(batch, dataloader_idx)
+
+    def test_step(self, batch: Episodes, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log the evaluation episodes' returns, sampled and greedy."""
+        self._evaluate(batch, dataloader_idx)
+
+    def predict_step(self, batch: Episodes, batch_idx: int, dataloader_idx: int = 0) -> Episodes:
+        """Return the episodes as they were played."""
+        return batch
+
+    @torch.no_grad()
+    def act(self, observation: Any, greedy: bool = True, action_mask: Any = None) -> Any:
+        """Choose an action for one observation, without dropout.
+
+        Args:
+            observation: as the environment emits it.
+            greedy: the most probable action, rather than a sampled one.
+            action_mask: the ``action_mask`` of the info, where the environment gives one there.
+
+        Returns:
+            The action, ready for ``env.step``.
+
+        Raises:
+            ValueError: the environment has action masks, and none was given.
+        """
+        actor = make_actor(self.policy, self.env.action_space, greedy)
+        with evaluating(self.policy):
+            actor.begin(1, np.random.default_rng(int(torch.randint(2**62, ()))))
+            actions = actor.to_env(actor.act(*read_one(actor, self.env, observation, action_mask)))
+        # A number of a Box without dimensions must be an array.
+        return tree_map(lambda values: np.asarray(values[0]) if values.dtype.kind == "f" else values[0], actions)
+
+    # Checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Note the version of the checkpoint's content."""
+        checkpoint[FORMAT_KEY] = FORMAT
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **arguments: Any) -> Self:  # type: ignore[override]
+        """Build an agent from a checkpoint, which is read as data: nothing that it carries is run.
+
+        Args:
+            checkpoint_path: of the file.
+            **arguments: constructor arguments that win over those of the checkpoint: a policy of one's own
+                (``policy=MyPolicy``) where its module is not imported, an environment that has no id (``env=...``).
+
+        Raises:
+            ValueError: a file that cannot be read, that names what is not imported here, or a hyper-parameter that the
+                class does not take.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        hyper_parameters = checkpoint["hyper_parameters"] | arguments
+        taken = inspect.signature(cls.__init__).parameters
+        if unknown := [repr(name) for name in hyper_parameters if name not in taken]:
+            raise ValueError(
+                f"checkpoint {checkpoint_path} has hyper-parameters that {cls.__name__} does not take: "
+                f"{', '.join(unknown)}; it takes policy=..., env=... and the like"
+            )
+        if "env" not in arguments:
+            check_environment(hyper_parameters.get("env"))
+        agent = cls(**hyper_parameters)
+        agent.on_load_checkpoint(checkpoint)
+        agent.load_state_dict(checkpoint["state_dict"])
+        return agent
+
+
+def _made(make_policy: Any, spaces: tuple[gym.Space, gym.Space]) -> nn.Module:
+    """Make the policy; refuse what is none."""
+    policy = make_policy(*spaces)
+    if not isinstance(policy, nn.Module):
+        raise ValueError(f"policy must make an nn.Module, not {type(policy).__name__}")
+    return policy

@@ -1,0 +1,7 @@
+"""Callbacks: end a run, show its progress, end it gracefully on a signal."""
+
+from pg_lightning.callbacks.interrupt import GracefulInterrupt
+from pg_lightning.callbacks.progress import UpdateProgressBar
+from pg_lightning.callbacks.stop import EpisodeLines, StopAtRewardThreshold
+
+__all__ = ["EpisodeLines", "GracefulInterrupt", "StopAtRewardThreshold", "UpdateProgressBar"]

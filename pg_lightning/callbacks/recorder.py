@@ -1,0 +1,207 @@
+"""Callbacks that write a run's files: configuration, episodes, metrics, summary, learning curve, predictions."""
+
+import io
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, Timer
+
+from pg_lightning.callbacks.files import RunCSVLogger, Table, write_whole
+from pg_lightning.callbacks.interrupt import GracefulInterrupt
+from pg_lightning.callbacks.stop import StopAtRewardThreshold
+from pg_lightning.episodes import Episodes
+
+LIMITS = ("solved", "max_env_steps", "max_steps", "max_epochs")
+"""Reasons for which a run has ended: resumed with the same options, it does not go on."""
+
+
+class RunRecorder(Callback):
+    """Writes ``config.yaml``, ``episodes.csv``, ``summary.json`` and ``learning_curve.png`` into the run's folder.
+
+    The folder is the Trainer's ``default_root_dir``. The files change only when a checkpoint is saved, just before it
+    moves to its place (``RunCheckpoint`` calls :meth:`flush`), so that all of them belong to the same update; in a run
+    without checkpoints, after its first update, every few seconds and at the end. The picture is drawn at the end.
+
+    Args:
+        config: text of ``config.yaml``; by default there is no such file.
+        source: folder of the run that is resumed; the rows of its CSV files up to the checkpoint are taken over.
+        every_seconds: interval of a run without ``RunCheckpoint``; ``None`` where there is one.
+
+    Attributes:
+        begun: whether the files are there.
+        seconds: of training, before this process.
+    """
+
+    def __init__(
+        self, config: str | None = None, source: Path | None = None, every_seconds: float | None = None
+    ) -> None:
+        self.config, self.source, self.every_seconds = config, source, every_seconds
+        self.begun, self.seconds = False, 0.0
+        self._rows = dict[str, int]()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find out what there is to continue; nothing is written yet."""
+        self._started, self._due_at = time.perf_counter(), 0.0
+        self.folder = Path(trainer.default_root_dir)
+        columns = ["episode", "update", "return", "length", "truncated"]
+        self.episodes = Table(self.folder / "episodes.csv", columns)
+        self.tables = [self.episodes, *(logger.table for logger in trainer.loggers if isinstance(logger, RunCSVLogger))]
+        if self.source is not None:
+            for table in self.tables:
+                table.resume(self.source / table.path.name, self._rows.get(table.path.name, 0))
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the update's episodes."""
+        returns, lengths, truncated, _ = (column.tolist() for column in outputs["outcome"])
+        first = int(pl_module.num_episodes) - len(lengths)  # type: ignore[arg-type]
+        for place, row in enumerate(zip(returns, lengths, truncated, strict=True)):
+            values = (first + place, trainer.global_step, *row)
+            self.episodes.rows.append(dict(zip(self.episodes.columns, values, strict=True)))
+        if self.every_seconds is not None and time.monotonic() >= self._due_at:
+            self.flush(trainer)
+            self._due_at = time.monotonic() + self.every_seconds
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Bring the files up to the last update, where no checkpoint does."""
+        if self.every_seconds is not None:
+            self.flush(trainer)
+
+    def flush(self, trainer: pl.Trainer) -> None:
+        """Bring the files up to this update."""
+        if not trainer.is_global_zero:
+            self.episodes.rows.clear()
+            return
+        log_if_due(trainer)
+        if self.config is not None:
+            write_whole(self.folder / "config.yaml", self.config)
+            self.config = None
+        for table in self.tables:
+            table.flush()
+        for logger in trainer.loggers:
+            logger.save()
+        self.summary = summarize(trainer, self.train_seconds())
+        write_whole(self.folder / "summary.json", json.dumps(self.summary, indent=2) + "\n")
+        self.begun = True
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the learning curve."""
+        if trainer.is_global_zero and self.begun:
+            draw(self.folder)
+
+    def train_seconds(self) -> float:
+        """Return the seconds of training, of all processes that resumed the run one after the other."""
+        return self.seconds + time.perf_counter() - self._started
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Put the seconds of training and the number of rows into the checkpoint."""
+        log_if_due(trainer)
+        rows = {table.path.name: len(table) for table in self.tables}
+        checkpoint["callbacks"][self.state_key] = {"seconds": self.train_seconds(), "rows": rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the seconds of training and the number of rows from a checkpoint."""
+        self.seconds, self._rows = state_dict["seconds"], state_dict["rows"]
+
+
+def log_if_due(trainer: pl.Trainer) -> None:
+    """Have this update's metrics logged, if they are to be, before the module does it at the end of the update."""
+    agent: Any = trainer.lightning_module
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    if every and trainer.global_step % every == 0:
+        agent.log_update()
+
+
+def draw(folder: Path) -> None:
+    """Draw the learning curve of a run into its folder."""
+    from pg_lightning.plotting import plot_learning_curve  # Here, so that nothing else waits for matplotlib.
+
+    summary = json.loads((folder / "summary.json").read_text())
+    image = io.BytesIO()
+    if plot_learning_curve(folder / "episodes.csv", image, summary):
+        write_whole(folder / "learning_curve.png", image.getvalue())
+
+
+def end_reason(trainer: pl.Trainer) -> str | None:
+    """Return why training ends after this update: one of LIMITS, another word, or ``None`` where it goes on."""
+    if 0 < trainer.max_steps <= trainer.global_step:
+        limit = "max_steps"
+    elif 0 < (trainer.max_epochs or -1) * trainer.num_training_batches <= trainer.global_step:
+        limit = "max_epochs"
+    else:
+        limit = None
+    if not trainer.should_stop or not trainer.fit_loop._can_stop_early:
+        return limit
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    reasons = [callback.reason for callback in callbacks if isinstance(callback, StopAtRewardThreshold)]
+    if reason := next(filter(None, reasons), limit):
+        return reason
+    if any(isinstance(callback, GracefulInterrupt) and callback.signal is not None for callback in callbacks):
+        return "interrupted"
+    if any(isinstance(callback, Timer) and (callback.time_remaining() or 1) <= 0 for callback in callbacks):
+        return "max_time"
+    return "stopped by a callback"
+
+
+def summarize(trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
+    """Return the results of a run up to this update as plain data."""
+    agent: Any = trainer.lightning_module
+    stop = next((c for c in trainer.callbacks if isinstance(c, StopAtRewardThreshold)), None)  # type: ignore[attr-defined]
+    env_steps, timesteps = int(agent.num_env_steps), int(agent.num_timesteps)
+    return {
+        "env_id": agent.env.name,
+        "seed": getattr(trainer.datamodule, "seed", None),  # type: ignore[attr-defined]
+        "solved": None if stop is None or stop.threshold is None else stop.solved,
+        "reason": end_reason(trainer),
+        "threshold": stop and stop.threshold,
+        "running_reward": stop and stop.running_reward.average().item(),
+        "episodes": int(agent.num_episodes),
+        "updates": trainer.global_step,
+        "env_steps": env_steps,
+        "timesteps": timesteps,
+        "seconds": round(seconds, 3),
+        "env_steps_per_second": round(env_steps / seconds),
+        "timesteps_per_second": round(timesteps / seconds),
+    }
+
+
+class PredictionWriter(Callback):
+    """Writes the episodes that ``predict`` played to ``episodes.npz`` in the Trainer's ``default_root_dir``.
+
+    With several processes each writes the episodes that it played, to ``episodes_rank0.npz`` and so on.
+    """
+
+    def on_predict_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Episodes, *_: Any
+    ) -> None:
+        """Write the file and say where it is."""
+        part = f"_rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        path = Path(trainer.default_root_dir, f"episodes{part}.npz")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = io.BytesIO()
+        np.savez(file, **flat(batch))
+        write_whole(path, file.getvalue())
+        print(f"{len(batch)} episodes, mean return {batch.returns.mean():.2f}: {path}")
+
+
+def flat(episodes: Episodes) -> dict[str, np.ndarray]:
+    """Name every array of some episodes: ``observations``, or ``observations/key`` where they are a Dict or Tuple."""
+    arrays = dict[str, np.ndarray]()
+
+    def add(name: str, tree: Any) -> None:
+        if isinstance(tree, dict | tuple):
+            for key, item in tree.items() if isinstance(tree, dict) else enumerate(tree):
+                add(f"{name}/{key}", item)
+        else:
+            arrays[name] = tree.cpu().numpy()
+
+    for name in ("observations", "actions", "rewards", "lengths", "terminated", "truncated", "final_observations"):
+        add(name, getattr(episodes, name))
+    return arrays

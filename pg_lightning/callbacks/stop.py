@@ -1,0 +1,207 @@
+"""Callbacks that end a run, at a reward threshold or a budget of env steps, and print how it goes."""
+
+import math
+from copy import deepcopy
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback
+
+from pg_lightning.metrics import RunningReward
+
+
+class StopAtRewardThreshold(Callback):
+    """Keeps the running reward over episodes, and ends training once it exceeds the threshold.
+
+    Args:
+        threshold: running reward to exceed; by default the environment's own reward threshold. Without either, training
+            is not ended for its reward.
+        decay: share of the running reward that each episode keeps, at least 0 and below 1.
+        initial: running reward before the first episode (article: 10). By default there is none, and the running
+            reward is bias-corrected: free of its start.
+        statistic: what is averaged over episodes: the undiscounted return, or the index of the last timestep, counted
+            from 0, as the article does. The latter is no return, and needs a threshold of its own.
+        min_episodes: episodes to see before the environment can count as solved.
+        max_env_steps: env steps, taken in all processes, after which training ends, at the end of an update.
+
+    Attributes:
+        threshold: the one in use, from ``setup`` on; ``None`` where there is none.
+        running_reward: the metric.
+        solved: whether the running reward exceeded the threshold after the last update.
+        reason: why training ends: "solved", "max_env_steps", or ``None`` where it goes on.
+
+    Raises:
+        ValueError: an argument out of range or not finite.
+    """
+
+    def __init__(
+        self,
+        threshold: float | None = None,
+        decay: float = 0.99,
+        initial: float | None = None,
+        statistic: Literal["return", "last_timestep"] = "return",
+        min_episodes: int = 100,
+        max_env_steps: int | None = None,
+    ) -> None:
+        if threshold is not None and not math.isfinite(threshold):
+            raise ValueError(f"threshold must be a finite number or None, not {threshold}")
+        if statistic not in ("return", "last_timestep"):
+            raise ValueError(f"statistic must be 'return' or 'last_timestep', not {statistic!r}")
+        if min_episodes < 0:
+            raise ValueError(f"min_episodes must be at least 0, not {min_episodes}")
+        if max_env_steps is not None and max_env_steps < 1:
+            raise ValueError(f"max_env_steps must be at least 1 or None, not {max_env_steps}")
+        self.running_reward = RunningReward(decay, initial)
+        self.threshold, self.statistic = threshold, statistic
+        self.min_episodes, self.max_env_steps = min_episodes, max_env_steps
+        self.settings = {
+            "threshold": threshold,
+            "decay": decay,
+            "initial": initial,
+            "statistic": statistic,
+            "min_episodes": min_episodes,
+            "max_env_steps": max_env_steps,
+        }
+        self.reason: Literal["solved", "max_env_steps"] | None = None
+
+    @property
+    def solved(self) -> bool:
+        """Whether the running reward exceeded the threshold, over enough episodes, after the last update."""
+        # At least one: an initial value is nobody's reward.
+        if self.threshold is None or self.running_reward.episodes.item() < max(1, self.min_episodes):
+            return False
+        return self.running_reward.average().item() > self.threshold
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Look up the environment's reward threshold if none was given; tell the agent where the run ends."""
+        pl_module.max_env_steps = self.max_env_steps  # type: ignore[assignment]
+        if stage != "fit" or self.settings["threshold"] is not None:
+            return
+        agent: Any = pl_module
+        threshold = agent.env.reward_threshold
+        self.threshold = threshold if threshold is not None and math.isfinite(threshold) else None
+        if self.statistic != "return" and self.threshold is not None:
+            raise ValueError(
+                f"statistic 'last_timestep' cannot be compared with the environment's own reward threshold "
+                f"{self.threshold:g}, which is a return: give a threshold, or use statistic 'return'"
+            )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End a resumed run that had ended, before another update; start anew with a new run."""
+        if trainer.global_step == 0:
+            self.running_reward.reset()
+        # Only here: set in on_fit_start, Lightning would skip on_train_start and on_train_end too.
+        self._end_if_due(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Fold in the update's episodes; end training if they solved the environment or used up the budget."""
+        agent: Any = pl_module
+        outcome = outputs["outcome"]
+        self.running_reward.update(outcome.returns if self.statistic == "return" else outcome.lengths - 1)
+        value = self.running_reward.average()
+        trainer.callback_metrics["running_reward"] = value
+        agent.metrics["running_reward"] = value.item()
+        self._end_if_due(trainer, pl_module)
+
+    def _end_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End training where the state that a checkpoint restores says so: before a resumed update as after it."""
+        self.reason = None
+        if self.solved:
+            self.reason = "solved"
+        elif self.max_env_steps is not None and int(pl_module.num_env_steps) >= self.max_env_steps:  # type: ignore[arg-type]
+            self.reason = "max_env_steps"
+        if self.reason is not None:
+            trainer.should_stop = True
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the verdict."""
+        pl_module.print(verdict(self, trainer))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the running reward, the verdict and the settings, for the checkpoint."""
+        return {
+            "running_reward": dict(self.running_reward.state_dict()),
+            "solved": self.solved,
+            "reason": self.reason,
+            "settings": self.settings,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the running reward from a checkpoint.
+
+        The verdict follows from it and from the settings of now: a solved run with a higher threshold goes on.
+
+        Raises:
+            ValueError: the running reward of another statistic.
+        """
+        if (before := state_dict["settings"]["statistic"]) != self.statistic:
+            raise ValueError(
+                f"statistic {self.statistic!r} cannot go on with the checkpoint's running reward of {before!r}"
+            )
+        # A copy, because the metric works in place.
+        self.running_reward.load_state_dict(deepcopy(state_dict["running_reward"]))
+
+
+def verdict(stop: StopAtRewardThreshold, trainer: pl.Trainer) -> str:
+    """Say in one line whether the environment was solved, and what ended training if it is a limit.
+
+    "Not confirmed", because no separate evaluation was played. Without a threshold there is nothing to solve.
+    """
+    episodes, value = int(stop.running_reward.episodes), stop.running_reward.average().item()
+    after = f"after {episodes:,} episodes"
+    if episodes == 0:
+        line = "No episode was played"
+    elif stop.threshold is None:
+        line = f"Ended {after}: the running reward is {value:.2f}; there is no threshold to reach"
+    elif stop.solved:
+        line = f"Solved (not confirmed) {after}: the running reward {value:.2f} exceeds {stop.threshold:g}"
+    elif value > stop.threshold:
+        line = (
+            f"Not solved {after}: the running reward {value:.2f} exceeds {stop.threshold:g}, but at least "
+            f"{stop.min_episodes:,} episodes are needed"
+        )
+    else:
+        line = f"Not solved {after}: the running reward {value:.2f} does not exceed {stop.threshold:g}"
+    if stop.reason == "max_env_steps":
+        line += f"; max_env_steps={stop.max_env_steps:,} is reached"
+    elif stop.reason is None and 0 < trainer.max_steps <= trainer.global_step:
+        line += f"; max_steps={trainer.max_steps:,} is reached"
+    return line + "."
+
+
+class EpisodeLines(Callback):
+    """Prints a line every so many episodes: index, length and return of the last one, and the running reward.
+
+    Where :class:`StopAtRewardThreshold` averages the last timestep, the line has the article's wording, and "average
+    length" is that average.
+
+    Args:
+        every_n_episodes: interval in episodes; 0 for never. An update of many episodes prints one line at most.
+
+    Raises:
+        ValueError: a negative number.
+    """
+
+    def __init__(self, every_n_episodes: int = 500) -> None:
+        if every_n_episodes < 0:
+            raise ValueError(f"every_n_episodes must be at least 0, not {every_n_episodes}")
+        self.every_n_episodes = every_n_episodes
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Print the line if it is time."""
+        outcome, last = outputs["outcome"], int(pl_module.num_episodes) - 1  # type: ignore[arg-type]
+        if self.every_n_episodes == 0 or last % self.every_n_episodes >= len(outcome.lengths):
+            return
+        stop = next((c for c in trainer.callbacks if isinstance(c, StopAtRewardThreshold)), None)  # type: ignore[attr-defined]
+        average = stop.running_reward.average().item() if stop else None
+        length = int(outcome.lengths[-1])
+        if stop and stop.statistic == "last_timestep":
+            line = f"Episode {last:6d}   last length {length:5d}   average length {average:8.2f}"
+        else:
+            line = f"Episode {last:6d}   length {length:5d}   return {outcome.returns[-1].item():9.2f}"
+            line += f"   running reward {average:9.2f}" if stop else ""
+        pl_module.print(line)

@@ -1,0 +1,179 @@
+"""Errors in one line: what was wrong, where, whose fault it was, and where the full traceback is."""
+
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import gymnasium as gym
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from pg_lightning.envs import EnvironmentFault
+from pg_lightning.sampling.actors import PolicyError
+
+PACKAGE = Path(__file__).parents[1]
+
+COMPLETE = (ValueError, OSError, ImportError, gym.error.Error, MisconfigurationException)
+"""Errors whose message says it all; of others the line names the type."""
+
+ROOMS = {"envs": "environment", "sampling": "environment"} | dict.fromkeys(("policies", "gradients", "episodes"), "policy")
+"""Rooms of this package whose errors come from the code that they call."""
+
+POLICY = ("_made", "loss", "measure", "report", "check_lag", "check_gradient")
+"""Functions of the agent that call the policy, or check what it did."""
+
+_NOISE = re.compile(
+    r"Does not validate against|Subtypes:|Errors:|Given value type:|Expected a path but|Problem with given class_path"
+    r"|Expected a <class '(NoneType|collections\.abc\.Iterable|bool)'>$|.* does not correspond to a subclass of"
+)
+"""Lines of a parser's message that list what a value might also have been."""
+
+
+def interrupted(error: BaseException) -> bool:
+    """Tell whether the user ended the process: Lightning makes a SystemExit of a KeyboardInterrupt."""
+    return isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+
+
+def from_another_process(error: BaseException) -> bool:
+    """Tell whether an error only says that another process of a distributed run has ended."""
+    passed = frames(origin(error))
+    return bool(passed) and {"torch", "distributed"} <= {*Path(passed[-1].f_code.co_filename).parts}
+
+
+def told_by_another(root: Path, started: float) -> bool:
+    """Wait a moment for the log of the process that failed first."""
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        if any(path.stat().st_mtime >= started for path in root.glob("errors/*.log")):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def one_line(error: BaseException, root: Path) -> str:
+    """Describe an error in one line of at most 600 characters; write its traceback below ``root``, if it tells more.
+
+    Args:
+        error: whatever ended the run.
+        root: folder of all runs. ``errors/<time>.log`` in it gets the traceback of an error in other code than this
+            package's own checks.
+    """
+    first = origin(error)
+    text = condense(str(error))
+    if isinstance(error, SystemExit):
+        text = f"sys.exit({'' if error.code is None else error.code!r}) was called"
+    elif not isinstance(error, COMPLETE) or not str(error).strip():
+        text = f"{type(error).__name__}: {text}" if str(error).strip() else type(error).__name__
+    if len(text) > 600:
+        text = f"{text[:400]} ... {text[-190:]}"
+    notes = []
+    # A message that names an option tells by itself that the configuration is wrong.
+    if (fault := whose_fault(error)) and fault not in text and not (fault == "configuration" and "--" in text):
+        notes.append(f"fault of the {fault}")
+    in_group = int(os.environ.get("WORLD_SIZE", 1)) > 1
+    if (in_group or first is not error or not is_ours(first)) and (log := write_log(error, root)):
+        notes.append(f"traceback in {log}")
+    return f"error: {text}" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+def origin(error: BaseException) -> BaseException:
+    """Return the error that was the first cause of this one."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def frames(error: BaseException) -> list[FrameType]:
+    """List the frames that an error went through, outermost first."""
+    return [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
+def is_ours(error: BaseException) -> bool:
+    """Tell whether this package raised the error itself."""
+    return bool(passed := frames(error)) and Path(passed[-1].f_code.co_filename).is_relative_to(PACKAGE)
+
+
+def whose_fault(error: BaseException) -> str:
+    """Name whose fault an error is: environment, policy or configuration; "" where only a developer can tell."""
+    for link in chain(error):
+        if isinstance(link, EnvironmentFault):
+            return "environment"
+        if isinstance(link, PolicyError):
+            return "policy"
+    first = origin(error)
+    if is_ours(first) and not isinstance(first, COMPLETE):
+        return ""
+    ours = [frame for frame in frames(first) if Path(frame.f_code.co_filename).is_relative_to(PACKAGE)]
+    if not ours:
+        return "configuration"
+    name = ours[-1].f_code.co_name
+    room = Path(ours[-1].f_code.co_filename).relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if name in ("__init__", "__post_init__"):
+        return "configuration"
+    return "policy" if name in POLICY else ROOMS.get(room, "configuration")
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and its causes."""
+    yield error
+    if error.__cause__ is not None:
+        yield from chain(error.__cause__)
+
+
+def write_log(error: BaseException, root: Path) -> Path | None:
+    """Write the traceback to ``errors/<time>.log``; return the path, ``None`` where it cannot be written."""
+    with suppress(OSError):
+        folder = root / "errors"
+        folder.mkdir(parents=True, exist_ok=True)
+        text = f"{' '.join(sys.argv)}\n\n{''.join(traceback.format_exception(error))}"
+        for number in range(1000):
+            path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}{f'-{number}' if number else ''}.log"
+            with suppress(FileExistsError), path.open("x") as file:
+                file.write(text)
+                return path
+    return None
+
+
+def condense(message: str) -> str:
+    """Fold a message of many lines into one: the option, what is wrong with it, and the value.
+
+    jsonargparse explains each alternative that a value did not fit; here the ones that nobody meant are left out.
+
+    >>> condense('''Parser key "stop.threshold":
+    ...   Does not validate against any of the Union subtypes
+    ...   Errors:
+    ...     - Expected a <class 'float'>
+    ...     - Expected a <class 'NoneType'>
+    ...   Given value: x''')
+    '--stop.threshold: expected a float; got x'
+    """
+    options, reasons, given = list[str](), list[str](), ""
+    for line in message.splitlines():
+        line = line.strip().removeprefix("- ")
+        if found := re.match(r'Parser key "([^"]+)":\s*', line):
+            options.append(found[1])
+            line = line[found.end() :]
+        if found := re.match(r"(.*?)\.? ?(?:Given value|Got value): (.*)", line):
+            line, given = found[1], re.sub(r"NestedArg\(key='.*', val='?(.*?)'?\)$", r"\1", found[2])
+        if line and not _NOISE.match(line) and (line := _plain(line)) not in reasons:
+            reasons.append(line)
+    text = "; ".join(reasons) or "not a valid value"
+    if given and not given.startswith("Namespace("):
+        text += f"; got {given}"
+    if not options:
+        return text
+    return f"--{'.'.join(options)}: {text[0].lower()}{text[1:]}"
+
+
+def _plain(line: str) -> str:
+    """Name types as a user would: ``<class 'int'>`` -> ``int``."""
+    line = re.sub(r"typing\.Literal\[(.*?)\]", r"value out of \1", line)
+    line = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", line)
+    line = re.sub(r"Expected a dot import path string: .*", "expected the name or the import path of a class", line)
+    line = re.sub(r"Type \S.*? expects a function or a callable class:\s*", "", line)
+    return re.sub(r"\ba int\b", "an int", line)

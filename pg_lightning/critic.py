@@ -1,0 +1,144 @@
+"""Critic: a network that predicts the return, as a baseline and for bootstrapping."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import gymnasium as gym
+import torch
+from torch import Tensor, nn
+
+from pg_lightning.baselines import Baseline
+from pg_lightning.episodes import Batch, Episodes
+from pg_lightning.fitted import Fitted
+from pg_lightning.policies.bodies import MLPBody
+from pg_lightning.policies.encoders import Encoder
+from pg_lightning.policies.normalization import NormalizeObservations
+from pg_lightning.returns import Values
+from pg_lightning.tree import Tree, tree_leaves, tree_map
+
+CHUNK = 16_384
+"""Observations that are valued together, which bounds the memory."""
+
+
+class Critic(Baseline, Fitted, nn.Module):
+    r"""Value function V(S_t) with an encoder and a body of its own, fitted to the returns after the policy's step.
+
+    Advantages of an update use the critic as it was before that update, so the update's own returns are no part of it.
+    Targets are divided by the running standard deviation of the returns.
+
+    Args:
+        hidden_sizes: units of each hidden layer.
+        activation: between the layers.
+        lr: learning rate of its Adam.
+        epochs: passes over the batch per update.
+        minibatch_size: timesteps per step of its optimizer.
+        encoder: class of an encoder; by default NormalizeObservations.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    order = 1
+    moments: Tensor
+    seed: Tensor
+
+    def __init__(
+        self,
+        hidden_sizes: Sequence[int] = (64, 64),
+        activation: Literal["relu", "tanh"] = "tanh",
+        lr: float = 1e-3,
+        epochs: int = 10,
+        minibatch_size: int = 256,
+        encoder: Callable[[gym.Space], Encoder] | None = None,
+    ) -> None:
+        super().__init__()
+        if not lr > 0:
+            raise ValueError(f"lr must be more than 0, not {lr}")
+        if epochs < 1 or minibatch_size < 1:
+            raise ValueError(f"epochs and minibatch_size must be at least 1, not {epochs} and {minibatch_size}")
+        self.hidden_sizes, self.activation, self.make_encoder = (
+            hidden_sizes,
+            activation,
+            encoder or NormalizeObservations,
+        )
+        self.lr, self.epochs, self.minibatch_size = lr, epochs, minibatch_size
+        self.register_buffer(
+            "moments", torch.zeros(3, dtype=torch.float64)
+        )  # Count, sum and sum of squares of returns.
+        self.register_buffer("seed", torch.randint(2**31, ()))  # Of the minibatches.
+        self.optimizer: torch.optim.Optimizer | None = None
+        self._optimizer_state: dict[str, Any] = {}
+        self._valued: tuple[Episodes, Values] | None = None
+
+    def prepare(self, observation_space: gym.Space) -> None:
+        """Make the networks for an observation space."""
+        self.encoder = self.make_encoder(observation_space)
+        self.body = MLPBody(self.encoder.num_features, 1, self.hidden_sizes, self.activation, init="orthogonal")
+        self.requires_grad_(False)  # Or DDP would wait for its gradients.
+
+    __call__ = nn.Module.__call__
+
+    def forward(self, episodes: Episodes, returns: Tensor) -> Tensor:
+        """Return V of every timestep's observation ``[T]``."""
+        return self.values(episodes).values
+
+    def values(self, episodes: Episodes) -> Values:
+        """Return V of every observation ``[T]`` and of every final observation ``[E]``."""
+        if self._valued is None or self._valued[0] is not episodes:
+            found = Values(self.value(episodes.observations), self.value(episodes.final_observations))
+            self._valued = episodes, found
+        return self._valued[1]
+
+    @torch.no_grad()
+    def value(self, observations: Tree) -> Tensor:
+        """Map raw observations, a tree of ``[T, ...]``, to V ``[T]``, float64."""
+        device, count = self.moments.device, len(tree_leaves(observations)[0])
+        parts = []
+        for start in range(0, count, CHUNK):
+            part = tree_map(lambda leaf, a=start: leaf[a : a + CHUNK].to(device), observations)
+            parts.append(self.body(self.encoder(part))[:, 0])
+        return (torch.cat(parts).double() * self.std).to(tree_leaves(observations)[0].device)
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of all returns so far ``[]``, 1 before the first fit."""
+        count, total, squares = self.moments
+        return (squares / count - (total / count) ** 2).clamp_min(1e-12).sqrt() if count else torch.ones_like(count)
+
+    def fit(self, batch: Batch) -> dict[str, float]:
+        """Regress on the returns of a batch."""
+        self._valued = None
+        returns, observations = batch.returns.double(), batch.episodes.observations
+        self.moments += torch.stack([torch.ones_like(returns).sum(), returns.sum(), (returns**2).sum()])
+        targets = (returns / self.std).to(next(self.body.parameters()).dtype)
+        update = int(self.seed) * 2**32 + batch.episodes.update
+        generator = torch.Generator().manual_seed(update)
+        self.requires_grad_(True)
+        self.optimizer = self.optimizer or self._make_optimizer()
+        try:
+            for _ in range(self.epochs):
+                for rows in torch.randperm(len(targets), generator=generator).split(self.minibatch_size):
+                    rows = rows.to(targets.device)
+                    outputs = self.body(self.encoder(tree_map(lambda leaf, r=rows: leaf[r], observations)))
+                    error = outputs[:, 0] - targets[rows]
+                    self.optimizer.zero_grad()
+                    (error**2).mean().backward()
+                    self.optimizer.step()
+        finally:
+            self.optimizer.zero_grad()
+            self.requires_grad_(False)
+        return {}
+
+    def _make_optimizer(self) -> torch.optim.Optimizer:
+        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)
+        if self._optimizer_state:
+            optimizer.load_state_dict(self._optimizer_state)
+        return optimizer
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Return the optimizer's state, for the checkpoint."""
+        return self.optimizer.state_dict() if self.optimizer is not None else self._optimizer_state or {}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Take the optimizer's state from a checkpoint."""
+        self._optimizer_state, self.optimizer = state, None

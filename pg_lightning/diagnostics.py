@@ -1,0 +1,61 @@
+"""Diagnostics of an update: policy lag, entropy, the KL divergence of the step, explained variance."""
+
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pg_lightning.episodes import Chunk
+
+KL_TIMESTEPS = 1024
+"""Timesteps at most that the KL divergence of a step is measured on."""
+
+
+class Measured(NamedTuple):
+    """Measurements of a chunk, beside its loss.
+
+    Attributes:
+        lag: largest difference between recorded and recomputed log-probs, relative to 1 + |log π| ``[]``.
+        entropy: summed over its timesteps ``[]``.
+    """
+
+    lag: Tensor
+    entropy: Tensor
+
+    @classmethod
+    def of(cls, log_probs: Tensor, recorded: Tensor, entropies: Tensor) -> Self:
+        """Measure log-probs ``[C]`` against recorded ones ``[C]``, and sum entropies ``[C]``."""
+        log_probs = log_probs.detach()
+        return cls(((log_probs - recorded).abs() / (1 + recorded.abs())).max(), entropies.detach().sum())
+
+
+def entropy(distribution: Distribution, log_probs: Tensor, with_gradient: bool) -> Tensor:
+    """Return the entropy of every timestep ``[C]``, from its one action where the distribution has no exact one."""
+    with torch.set_grad_enabled(with_gradient):
+        try:
+            return distribution.entropy()
+        except NotImplementedError:
+            return -log_probs
+
+
+@torch.no_grad()
+def kl_of_step(policy: nn.Module, sample: Chunk) -> Tensor:
+    r"""Estimate the KL divergence of a step that was just taken, mean over timesteps ``[]``, from the actions taken.
+
+    .. math:: \frac{1}{C} \sum_t (r_t - 1 - \log r_t), \quad r_t = \pi_{new}(A_t|S_t) / \pi_{old}(A_t|S_t)
+
+    Source: Schulman (2020), "Approximating KL Divergence"; it is unbiased and never negative.
+    """
+    log_ratio = (sample.distribution(policy).log_prob(sample.actions) - sample.log_probs).double()
+    return (log_ratio.exp() - 1 - log_ratio).mean()
+
+
+def explained_variance(baseline: Tensor, returns: Tensor) -> float:
+    r"""Return the share of the returns' variance that the baseline explains: 1 at best, 0 for a constant.
+
+    >>> explained_variance(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([1.0, 2.0, 3.0]))
+    1.0
+    """
+    spread = returns.var(correction=0)
+    return 1.0 - ((returns - baseline).var(correction=0) / spread).item() if spread > 0 else 0.0

@@ -1,0 +1,151 @@
+"""Fisher-vector products of a policy, without the Fisher matrix, and linear systems in them."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import grad
+from torch.distributions import kl_divergence
+
+from pg_lightning.episodes import Chunk
+from pg_lightning.policies.bodies import plain_layers
+from pg_lightning.policies.dropout import replay_masks
+from pg_lightning.policies.policy import Policy
+
+CHUNK = 16_384
+"""Timesteps that are differentiated together, which bounds the memory."""
+
+
+class FisherProduct:
+    r"""Map a vector v to F v, :math:`F = \frac{1}{T} \sum_t \nabla^2_\theta\, \mathrm{KL}(\pi_{old} \| \pi_\theta)`.
+
+    Through a head this is :math:`J^\top M J v`: the network's Jacobian J and the curvature M of the KL divergence in
+    the head's inputs. Any other policy is differentiated twice as a whole; where
+    torch knows no KL divergence of its distributions, F is the mean outer product of the scores of the actions taken.
+
+    Args:
+        policy: whose parameters are at :math:`\theta_{old}`.
+        parameters: to differentiate by.
+        chunk: timesteps to average over.
+        over_processes: adds up a tensor over all processes.
+    """
+
+    def __init__(
+        self,
+        policy: nn.Module,
+        parameters: list[nn.Parameter],
+        chunk: Chunk,
+        over_processes: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.sizes, self.shapes = [p.numel() for p in parameters], [p.shape for p in parameters]
+        self.dtype, self.over_processes = parameters[0].dtype, over_processes
+        self.count = over_processes(torch.tensor(float(len(chunk.log_probs)), dtype=torch.float64))
+        kind: Any = _HeadProduct if isinstance(policy, Policy) else _ModuleProduct
+        with torch.enable_grad(), torch.autocast(parameters[0].device.type, enabled=False):
+            self.parts = [kind(policy, parameters, part) for part in chunk.split(CHUNK)]
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """Return F v ``[numbers]``, float64, given v ``[numbers]``."""
+        parts = [p.view(s) for p, s in zip(vector.to(self.dtype).split(self.sizes), self.shapes, strict=True)]
+        total: Any = 0
+        with torch.enable_grad(), torch.autocast(vector.device.type, enabled=False):
+            for product in self.parts:
+                total = total + torch.cat([value.detach().reshape(-1).double() for value in product(parts)])
+        return self.over_processes(total) / self.count
+
+
+class _HeadProduct:
+    """Sum over timesteps of Fisher products of a :class:`Policy`; everything but the products is computed once."""
+
+    def __init__(self, policy: Policy, parameters: list[nn.Parameter], chunk: Chunk) -> None:
+        in_head = {id(parameter) for parameter in policy.head.parameters()}
+        self.of_head = [id(parameter) in in_head for parameter in parameters]
+        self.network = [parameter for parameter in parameters if id(parameter) not in in_head]
+        with plain_layers():
+            with replay_masks(policy, chunk.dropout_masks):
+                self.outputs = policy.outputs(chunk.observations)  # [T, O]
+            # J^T u is linear in u, so that its derivative by u in the direction v is J v.
+            self.u = torch.zeros_like(self.outputs, requires_grad=True)
+            self.pulled = grad(self.outputs, self.network, self.u, create_graph=True)
+            outputs = self.outputs.detach().requires_grad_()
+            masked = policy.head.masked(outputs, *chunk.action_masks) if chunk.action_masks else outputs
+            with torch.no_grad():
+                before = policy.head.distribution(masked.detach())
+            divergence = kl_divergence(before, policy.head.distribution(masked)).sum()
+            self.inputs = [outputs, *(p for p, in_head in zip(parameters, self.of_head, strict=True) if in_head)]
+            self.slopes = grad(divergence, self.inputs, create_graph=True)
+
+    def __call__(self, vector: list[Tensor]) -> list[Tensor]:
+        """Return J^T M J v."""
+        body = [v for v, in_head in zip(vector, self.of_head, strict=True) if not in_head]
+        head = [v for v, in_head in zip(vector, self.of_head, strict=True) if in_head]
+        (moved,) = grad(self.pulled, self.u, body, retain_graph=True)  # J v, [T, O]
+        curved = grad(self.slopes, self.inputs, [moved, *head], retain_graph=True, materialize_grads=True)
+        pulled = grad(self.outputs, self.network, curved[0], retain_graph=True)
+        parts = iter(pulled), iter(curved[1:])
+        return [next(parts[in_head]) for in_head in self.of_head]
+
+
+class _ModuleProduct:
+    """Sum over timesteps of Fisher products of any policy."""
+
+    def __init__(self, policy: nn.Module, parameters: list[nn.Parameter], chunk: Chunk) -> None:
+        self.parameters = parameters
+        with plain_layers():
+            now = chunk.distribution(policy)
+            with torch.no_grad():
+                before = chunk.distribution(policy)
+            try:
+                divergence = kl_divergence(before, now).sum()
+                self.slopes = grad(divergence, parameters, create_graph=True, allow_unused=True)
+                self.scores = None
+            except NotImplementedError:
+                log_probs = now.log_prob(chunk.actions)  # [T]
+                self.weights = torch.zeros_like(log_probs, requires_grad=True)
+                self.log_probs = log_probs
+                self.scores = grad(log_probs, parameters, self.weights, create_graph=True, allow_unused=True)
+
+    def __call__(self, vector: list[Tensor]) -> list[Tensor]:
+        """Return the Hessian of the KL divergence, or the outer products of the scores, times v."""
+        if self.scores is None:
+            used = [(slope, v) for slope, v in zip(self.slopes, vector, strict=True) if slope is not None]
+            slopes, directions = zip(*used, strict=True)
+            found = grad(slopes, self.parameters, directions, retain_graph=True, allow_unused=True)
+        else:
+            used = [(score, v) for score, v in zip(self.scores, vector, strict=True) if score is not None]
+            scores, directions = zip(*used, strict=True)
+            (dots,) = grad(scores, [self.weights], directions, retain_graph=True)  # [T]: each score times v
+            found = grad(self.log_probs, self.parameters, dots, retain_graph=True, allow_unused=True)
+        return [torch.zeros_like(v) if f is None else f for f, v in zip(found, vector, strict=True)]
+
+
+def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> Tensor:
+    r"""Solve :math:`A x = b` for a symmetric positive definite A that is given by its products.
+
+    Args:
+        product: maps v ``[N]`` to A v ``[N]``.
+        target: b ``[N]``.
+        iterations: at most; it ends earlier where the residual is a millionth of b.
+
+    Returns:
+        An approximate solution x ``[N]``.
+
+    Source: Hestenes & Stiefel (1952), "Methods of Conjugate Gradients for Solving Linear Systems".
+
+    >>> matrix = torch.tensor([[4.0, 1.0], [1.0, 3.0]])
+    >>> conjugate_gradient(lambda v: matrix @ v, torch.tensor([1.0, 2.0]), iterations=2)
+    tensor([0.0909, 0.6364])
+    """
+    solution, residual, direction = torch.zeros_like(target), target, target
+    size = first = residual @ residual
+    for _ in range(iterations):
+        if size <= 1e-12 * first:
+            break
+        image = product(direction)
+        length = size / (direction @ image)
+        solution = solution + length * direction
+        residual = residual - length * image
+        size, before = residual @ residual, size
+        direction = residual + size / before * direction
+    return solution

@@ -1,0 +1,140 @@
+"""Return estimators: complete episodes -> an estimate of the return from each timestep on.
+
+Hand one to ``Reinforce(returns=...)``.
+"""
+
+import warnings
+from abc import ABC, abstractmethod
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from pg_lightning.episodes import Episodes
+from pg_lightning.functional import discounted_sums, discounts_within
+from pg_lightning.hparams import Recorded
+
+Truncation = Literal["terminal", "bootstrap", "drop"]
+
+
+class Values(NamedTuple):
+    """A critic's values.
+
+    Attributes:
+        values: V(S_t) of every timestep ``[T]``, float64.
+        final: V of the final observation of every episode ``[E]``, float64.
+    """
+
+    values: Tensor
+    final: Tensor
+
+
+class Returns(Recorded, ABC):
+    """Interface of a return estimator.
+
+    Args:
+        truncation: how an episode that was cut by a time limit counts: ``terminal``, as if nothing followed (the
+            article); ``bootstrap``, the critic's value of its final observation follows; ``drop``, it is left out,
+            which is biased towards short episodes.
+
+    Raises:
+        ValueError: another truncation.
+    """
+
+    def __init__(self, truncation: Truncation) -> None:
+        if truncation not in get_args(Truncation):
+            raise ValueError(f"truncation must be one of {', '.join(get_args(Truncation))}, not {truncation!r}")
+        self.truncation, self._warned = truncation, False
+
+    @abstractmethod
+    def __call__(self, episodes: Episodes, values: Values | None, gamma: float) -> Tensor:
+        """Estimate the return of every timestep.
+
+        Args:
+            episodes: of one update.
+            values: the critic's, where the baseline is a critic.
+            gamma: discount factor, from 0 to 1.
+
+        Returns:
+            :math:`G_t` ``[T]``, float64.
+        """
+
+    def select(self, episodes: Episodes) -> Episodes:
+        """Return the episodes to learn from.
+
+        Raises:
+            ValueError: truncated episodes are left out, and none is left.
+        """
+        if self.truncation != "drop" or not episodes.truncated.any():
+            return episodes
+        if episodes.truncated.all():
+            raise ValueError(
+                f"update {episodes.update}: all {len(episodes)} episodes were truncated, so truncation 'drop' leaves "
+                "nothing to learn from: use 'terminal' or 'bootstrap'"
+            )
+        return episodes.select(~episodes.truncated)
+
+    def _tails(self, episodes: Episodes, values: Values | None, gamma: float) -> Tensor:
+        """Return what follows the last reward of every episode, discounted once ``[E]``."""
+        if self.truncation == "bootstrap" and values is not None:
+            return gamma * values.final * episodes.truncated
+        if self.truncation == "bootstrap" and not self._warned:
+            self._warned = True
+            warnings.warn("truncation 'bootstrap' needs a critic: truncated episodes count as terminal", stacklevel=3)
+        return torch.zeros(len(episodes), dtype=torch.float64, device=episodes.rewards.device)
+
+
+class MonteCarlo(Returns):
+    """Discounted sums of the rewards until the end of the episode: the article's returns.
+
+    Args:
+        truncation: how an episode that was cut by a time limit counts: ``terminal``, as if nothing followed (the
+            article); ``bootstrap``, the critic's value of its final observation follows; ``drop``, it is left out,
+            which is biased towards short episodes.
+    """
+
+    def __init__(self, truncation: Truncation = "terminal") -> None:
+        super().__init__(truncation)
+
+    def __call__(self, episodes: Episodes, values: Values | None, gamma: float) -> Tensor:
+        """Return :math:`G_t = R_{t+1} + γ G_{t+1}` ``[T]``."""
+        rewards = episodes.rewards.double().index_add(0, last_rows(episodes), self._tails(episodes, values, gamma))
+        return discounted_sums(rewards, discounts_within(episodes.lengths, gamma))
+
+
+class GAE(Returns):
+    r"""λ-returns, so that return minus value is the generalised advantage estimate.
+
+    .. math:: G_t = V(S_t) + \sum_k (\gamma\lambda)^k \delta_{t+k}, \quad
+        \delta_t = R_{t+1} + \gamma V(S_{t+1}) - V(S_t)
+
+    Args:
+        gae_lambda: λ, from 0 (one-step TD error) to 1 (Monte-Carlo).
+        truncation: how the episode that was cut by a time limit counts: ``bootstrap``, the critic's value of its final
+            observation follows; ``terminal``, as if nothing followed; ``drop``, it is left out.
+
+    Raises:
+        ValueError: λ outside of [0, 1], or a baseline without a critic.
+
+    Source: Schulman et al. (2016), "High-Dimensional Continuous Control Using Generalized Advantage Estimation".
+    """
+
+    def __init__(self, gae_lambda: float = 0.95, truncation: Truncation = "bootstrap") -> None:
+        super().__init__(truncation)
+        if not 0 <= gae_lambda <= 1:
+            raise ValueError(f"gae_lambda must be from 0 to 1, not {gae_lambda}")
+        self.gae_lambda = gae_lambda
+
+    def __call__(self, episodes: Episodes, values: Values | None, gamma: float) -> Tensor:
+        """Return the λ-returns ``[T]``."""
+        if values is None:
+            raise ValueError("GAE needs a critic: use --model.baseline pg_lightning.Critic, or MonteCarlo returns")
+        following = values.values.roll(-1) * gamma  # [T]
+        following[last_rows(episodes)] = self._tails(episodes, values, gamma)
+        errors = episodes.rewards + following - values.values  # [T]
+        return values.values + discounted_sums(errors, discounts_within(episodes.lengths, gamma * self.gae_lambda))
+
+
+def last_rows(episodes: Episodes) -> Tensor:
+    """Return the row of every episode's last timestep ``[E]``."""
+    return episodes.lengths.cumsum(0) - 1

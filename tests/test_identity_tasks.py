@@ -1,0 +1,57 @@
+"""Every kind of action with every kind of observation: the greedy policy learns to name what it sees."""
+
+import time
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from pg_lightning import EpisodeDataModule, EpisodeSampler, MLPPolicy, NoNormalization, Reinforce
+from pg_lightning.policies import BetaHead, GaussianHead, PredictedStdGaussianHead, SquashedGaussianHead
+from pg_lightning.policies.dropout import evaluating
+from pg_lightning.sampling.actors import make_actor
+from tests.helpers import trainer
+from tests.identity import ACTIONS, OBSERVATIONS, Identity
+
+HEADS = {
+    "predicted": PredictedStdGaussianHead,
+    "squashed": SquashedGaussianHead,
+    "beta": BetaHead,
+    "box": GaussianHead,
+}
+"""Heads of the bounded Box; all other kinds of action take that of their space."""
+
+KINDS = [*(kind for kind in ACTIONS if kind != "box"), *HEADS]
+IN_CI = dict(zip(KINDS, 3 * ["vector", "image", "discrete", "dict", "tuple"], strict=False))
+"""Observations of the combinations that are not ``slow``: one for each kind of action."""
+
+
+def combinations():
+    for actions in KINDS:
+        for observations in OBSERVATIONS:
+            for seed in range(3):
+                marks = [] if IN_CI[actions] == observations and seed == 0 else [pytest.mark.slow]
+                yield pytest.param(actions, observations, seed, marks=marks)
+
+
+@pytest.mark.parametrize(("actions", "observations", "seed"), combinations())
+def test_the_identity_is_learnt(actions, observations, seed):
+    env = partial(Identity, observations=observations, actions="box" if actions in HEADS else actions)
+    pl.seed_everything(seed, verbose=False)
+    agent = Reinforce(
+        env,
+        partial(MLPPolicy, hidden_sizes=(32,), bias=True, activation="tanh", head=HEADS.get(actions)),
+        gamma=0.0,
+        optimizer=partial(torch.optim.Adam, lr=0.02),
+    )
+    started = time.process_time()  # Of this process alone, so that a busy machine changes nothing.
+    trainer(150).fit(agent, EpisodeDataModule(num_envs=32, seed=seed))
+    seconds = time.process_time() - started
+    envs = agent.env.make_vector(32)
+    with evaluating(agent.policy):
+        greedy = EpisodeSampler(envs, 64, seed).sample(make_actor(agent.policy, agent.env.action_space, greedy=True), 2**20)
+    reached, best, random = greedy.returns.mean().item(), env().optimum(), env().random_return()
+    print(f"closed {(reached - random) / (best - random):.3f} in {seconds:.1f} s")
+    assert reached >= random + 0.95 * (best - random)
+    assert seconds < 10
