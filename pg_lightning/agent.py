@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from pg_lightning.checkpoint_file import FORMAT, FORMAT_KEY, check_environment, read_checkpoint
-from pg_lightning.diagnostics import KL_TIMESTEPS, Measured, explained_variance, kl_of_step
+from pg_lightning.diagnostics import KL_TIMESTEPS, explained_variance, kl_of_step, relative_lag
 from pg_lightning.directions import Direction
 from pg_lightning.envs import Environment, as_environment
 from pg_lightning.episodes import Batch, Episodes, Outcome
@@ -148,17 +148,17 @@ class Agent(pl.LightningModule):
 
     # Metrics
 
-    def report(self, batch: Batch, loss: Tensor, measured: list[Measured]) -> Outcome:
+    def report(self, batch: Batch, loss: Tensor, measured: list[tuple[Tensor, Tensor]]) -> Outcome:
         """Check what was measured before the weights change; nothing is counted before they have."""
-        lags, entropies = map(torch.stack, zip(*measured, strict=True))
-        self.check_lag(lag := lags.max().item())
+        log_probs, entropies = map(torch.cat, zip(*measured, strict=True))
+        self.check_lag(lag := relative_lag(log_probs, batch.episodes.log_probs))
         if not math.isfinite(value := loss.item()):
             raise ValueError(f"update {self.global_step}: the loss is {value}; weights unchanged")
         self.outcome = gather_outcome(self, batch.outcome)
         self.measured = {
             "loss": value,
             **self.outcome.statistics(),
-            "entropy": entropies.sum().item() / batch.episodes.num_timesteps,
+            "entropy": entropies.mean().item(),
             "explained_variance": explained_variance(batch.whole.baseline, batch.whole.returns),
             "policy_lag": lag,
         }

@@ -1,7 +1,5 @@
 """Diagnostics of an update: policy lag, entropy, the KL divergence of the step, explained variance."""
 
-from typing import NamedTuple, Self
-
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -12,22 +10,15 @@ KL_TIMESTEPS = 1024
 """Timesteps at most that the KL divergence of a step is measured on."""
 
 
-class Measured(NamedTuple):
-    """Measurements of a chunk, beside its loss.
+def relative_lag(log_probs: Tensor, recorded: Tensor) -> float:
+    r"""Return the largest difference between log-probs and those recorded while acting, relative to their size.
 
-    Attributes:
-        lag: largest difference between recorded and recomputed log-probs, relative to 1 + |log π| ``[]``.
-        entropy: summed over its timesteps ``[]``.
+    .. math:: \max_t |\log\pi_t - \log\pi^{recorded}_t| / (1 + |\log\pi^{recorded}_t|)
+
+    >>> relative_lag(torch.tensor([-1.0, -3.0]), torch.tensor([-1.0, -1.0]))
+    1.0
     """
-
-    lag: Tensor
-    entropy: Tensor
-
-    @classmethod
-    def of(cls, log_probs: Tensor, recorded: Tensor, entropies: Tensor) -> Self:
-        """Measure log-probs ``[C]`` against recorded ones ``[C]``, and sum entropies ``[C]``."""
-        log_probs = log_probs.detach()
-        return cls(((log_probs - recorded).abs() / (1 + recorded.abs())).max(), entropies.detach().sum())
+    return ((log_probs - recorded).abs() / (1 + recorded.abs())).max().item()
 
 
 def entropy(distribution: Distribution, log_probs: Tensor, with_gradient: bool) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pg_lightning import defaults
 from pg_lightning.agent import Agent
 from pg_lightning.baselines import Baseline
-from pg_lightning.diagnostics import Measured, entropy
+from pg_lightning.diagnostics import entropy
 from pg_lightning.directions import Direction
 from pg_lightning.envs import Environment
 from pg_lightning.episodes import Batch, Chunk, Episodes
@@ -63,7 +63,7 @@ class Reinforce(Agent):
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_schedule: Schedule | None = None,
         entropy_coef: float | Schedule = 0.0,
-        chunk_size: int = 2048,
+        chunk_size: int = 4096,
     ) -> None:
         super().__init__(
             env, policy or defaults.policy, direction or defaults.direction(), optimizer, lr_scheduler, lr_schedule
@@ -95,7 +95,7 @@ class Reinforce(Agent):
         batch = Batch(episodes, returns, baseline, advantages.to(self.dtype), len(episodes), outcome)
         return own_part(self, batch, played)
 
-    def loss(self, chunk: Chunk) -> tuple[Tensor, Measured]:
+    def loss(self, chunk: Chunk) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         r"""Return a chunk's part of :math:`-\frac{1}{E} \sum_t (\log\pi(A_t|S_t) \hat A_t + \beta H_t)`, entropy H."""
         distribution = chunk.distribution(self.policy)
         log_probs = distribution.log_prob(chunk.actions)  # [C]
@@ -104,7 +104,7 @@ class Reinforce(Agent):
         entropies = entropy(distribution, log_probs, with_gradient=bonus != 0)  # [C]
         if bonus:
             loss = loss - bonus * entropies.sum() / chunk.num_episodes  # []
-        return loss, Measured.of(log_probs, chunk.log_probs, entropies)
+        return loss, (log_probs.detach(), entropies.detach())
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the loss of episodes that the policy sampled just now, with the gradient of all chunks."""

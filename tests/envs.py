@@ -213,6 +213,7 @@ class Spaces(gym.Env):
 
     def step(self, action):
         assert self.action_space.contains(action), action
+        assert not isinstance(action, np.ndarray) or action.dtype == self.action_space.dtype
         return self.observation_space.sample(), float(np.sum(action)), True, False, {}
 
 

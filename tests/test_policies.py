@@ -274,6 +274,15 @@ def own_forward(policy):
     linear.forward = lambda inputs: nn.functional.linear(inputs, 2 * linear.weight)
 
 
+class Doubling(nn.Linear):
+    def forward(self, inputs):
+        return 2 * super().forward(inputs)
+
+
+def subclassed_layer(policy):
+    policy.body[0] = Doubling(4, 8, bias=False)
+
+
 def hooked_encoder(policy):
     policy.encoder.register_forward_hook(lambda module, inputs, output: 3 * output)
 
@@ -291,6 +300,7 @@ CHANGES = [
     backward_hook,
     parametrised,
     own_forward,
+    subclassed_layer,
     hooked_encoder,
     shared_layer,
 ]

@@ -82,9 +82,7 @@ class MLPBody(nn.Sequential):
     ) -> None:
         sizes = [*hidden_sizes] if isinstance(hidden_sizes, Iterable) else [hidden_sizes]
         if sizes == [hidden_sizes] or not all(isinstance(size, Integral) and 1 <= size <= MAX_UNITS for size in sizes):
-            raise ValueError(
-                f"hidden_sizes must be a list of whole numbers from 1 to {MAX_UNITS:,}, not {hidden_sizes!r}"
-            )
+            raise ValueError(f"hidden_sizes must be whole numbers from 1 to {MAX_UNITS:,}, not {hidden_sizes!r}")
         weights = sum(before * after for before, after in pairwise([num_inputs, *sizes, num_outputs]))
         if weights > MAX_WEIGHTS:
             raise ValueError(f"hidden_sizes {sizes} make {weights:,} weights, more than {MAX_WEIGHTS:,}")
@@ -125,14 +123,13 @@ class MLPBody(nn.Sequential):
         *hidden, last = [(*map(type, group),) for group in groups]
         if last != (nn.Linear,) or not _HIDDEN.issuperset(hidden) or len({*modules}) < len(modules):
             return None
-        if inputs.ndim != 2 or not inputs.is_floating_point() or not all(map(only_forward, (self, *modules))):
+        if inputs.ndim != 2 or not inputs.is_floating_point() or not all(map(only_forward, modules)):
             return None
         scales, tensors, replayed = list[float](), list[Tensor | None](), []
         for linear, *rest in groups:
             weight, bias, mask, scale = linear.weight, linear.bias, None, 1.0
-            for parameter in (weight,) if bias is None else (weight, bias):
-                if type(parameter) not in TENSORS or parameter.dtype != inputs.dtype:
-                    return None
+            if type(weight) not in TENSORS or (bias is not None and type(bias) not in TENSORS):
+                return None
             if len(rest) == 2 and rest[0].training:
                 if not rest[0].replays(len(inputs), len(weight)):
                     return None

@@ -49,33 +49,6 @@ class Categorical(torch.distributions.Categorical):
             self._validate_sample(value)
         return _LogProb.apply(self._param, value.long())
 
-    def entropy(self) -> Tensor:
-        """Return the entropies ``[...]``."""
-        return _Entropy.apply(self._param) if fusible(self._param) else super().entropy()
-
-
-class _Entropy(torch.autograd.Function):
-    """Entropy of a categorical distribution, computed on ``[actions, T]``."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> Tensor:
-        """Map logits ``[..., actions]`` to entropies ``[...]``."""
-        log_probs = logits.reshape(-1, logits.shape[-1]).t().log_softmax(0)  # (actions, T)
-        # Forbidden actions have probability 0 and the lowest number of the dtype, or -inf, as log-probability.
-        log_probs = log_probs.clamp_min_(torch.finfo(logits.dtype).min)
-        probs = log_probs.exp()  # (actions, T)
-        entropy = -(probs * log_probs).sum(0)  # (T)
-        ctx.save_for_backward(probs, log_probs, entropy, logits)  # The logits for differentiable_once.
-        return entropy.reshape(logits.shape[:-1])
-
-    @staticmethod
-    @differentiable_once
-    def backward(ctx: Any, gradient: Tensor) -> Any:
-        """Multiply the gradient ``[...]`` by -p (log p + H)."""
-        probs, log_probs, entropy, logits = ctx.saved_tensors
-        gradients = (log_probs + entropy).mul_(probs).mul_(-gradient.reshape(-1))  # (actions, T)
-        return gradients.t().reshape(logits.shape)
-
 
 class _LogProb(torch.autograd.Function):
     """Log-probability of a categorical distribution, computed on ``[actions, T]``."""

@@ -1,4 +1,4 @@
-"""EnvPool against Gymnasium's sync backend, end to end: environment steps per second with learning.
+"""EnvPool against Gymnasium's sync backend, end to end: steps per second with learning.
 
     python -m tests.benchmarks.backends --rounds 3
 
@@ -17,25 +17,30 @@ from tests.benchmarks.common import answer, measure, median, record, say, table
 
 ENV_IDS = ("LunarLander-v3", "Acrobot-v1")
 BACKENDS = ("sync", "envpool")
+HEADER = ["timesteps learnt from/s", *BACKENDS, "ratio", "env steps taken/s", "timesteps per episode"]
 
 
 def fit(env_id: str, backend: str, num_envs: str, updates: str, seed: str) -> dict[str, Any]:
     """Train in this process; return the run's summary."""
-    from tests.benchmarks.cases import fit
+    from tests.benchmarks.cases import fit, with_envs
 
-    data = ["--data.env_id", env_id, "--data.backend", backend, "--data.num_envs", num_envs]
-    return fit([*data, "--trainer.max_steps", updates, "--stop.threshold", "1e9", "--seed_everything", seed])
+    data = ["--env.id", env_id, "--data.backend", backend]
+    limits = ["--trainer.max_steps", updates, "--stop.threshold", "1e9", "--seed_everything", seed]
+    return fit([*with_envs(int(num_envs)), *data, *limits])
 
 
 def row_of(env_id: str, runs: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Turn both backends' runs on an environment into a row of the table."""
     errors = [run["error"] for backend in BACKENDS for run in runs[backend] if "error" in run]
     if errors:
-        return [env_id, errors[0], "", "", ""]
-    speeds = [median(runs[backend], "env_steps_per_second") for backend in BACKENDS]
-    lengths = [median(runs[backend], "env_steps") / median(runs[backend], "episodes") for backend in BACKENDS]
-    ratio = speeds[1] / speeds[0]
-    return [env_id, *(f"{speed:,.0f}" for speed in speeds), f"{ratio:.2f}", " / ".join(f"{n:.0f}" for n in lengths)]
+        return [env_id, errors[0], *[""] * (len(HEADER) - 2)]
+    learnt, taken = (
+        [median(runs[backend], f"{name}_per_second") for backend in BACKENDS] for name in ("timesteps", "env_steps")
+    )
+    lengths = [median(runs[backend], "timesteps") / median(runs[backend], "episodes") for backend in BACKENDS]
+    speeds = [f"{speed:,.0f}" for speed in learnt]
+    pairs = [" / ".join(f"{number:,.0f}" for number in numbers) for numbers in (taken, lengths)]
+    return [env_id, *speeds, f"{learnt[1] / learnt[0]:.2f}", *pairs]
 
 
 def main() -> None:
@@ -54,9 +59,8 @@ def main() -> None:
                 run = measure("backends", env_id, backend, options.num_envs, options.updates, seed)
                 results[env_id][backend].append(run)
                 record(options.out, "backends.jsonl", {"env_id": env_id, "backend": backend, "round": seed} | run)
-                say(f"round {seed + 1}  {env_id}, {backend}: {run.get('error') or run['env_steps_per_second']}")
-    header = ["env steps/s with learning", *BACKENDS, "ratio", "timesteps per episode"]
-    print(table(header, [row_of(env_id, runs) for env_id, runs in results.items()]))
+                say(f"round {seed + 1}  {env_id}, {backend}: {run.get('error') or run['timesteps_per_second']}")
+    print(table(HEADER, [row_of(env_id, runs) for env_id, runs in results.items()]))
 
 
 if __name__ == "__main__":

@@ -18,16 +18,22 @@ import torch
 from torch import nn
 
 from tests.benchmarks import peers
-from tests.benchmarks.common import ROOT, answer
+from tests.benchmarks.common import CARTPOLE, ROOT, answer, max_time, with_rates
 
 ARTICLE = ["--config", str(ROOT / "configs" / "article.yaml")]
-ONE_ENV = [
-    *["--data.num_envs", "1", "--optimizer.lr", "0.01"],
-    *["--model.advantage", "pg_lightning.advantages.StandardizedReturns"],
-]
-"""The default baseline compares the episodes of an update, of which one environment yields a single one."""
-
 USER_POLICY = ["--model.policy", "tests.benchmarks.cases.UserPolicy"]
+
+
+def with_envs(num_envs: int) -> list[str]:
+    """Return the options of the default with another number of environments, one episode each per update.
+
+    A single one has no other episodes to compare with, so its returns are standardised as in the article.
+    """
+    options = [*CARTPOLE, "--data.num_envs", str(num_envs), "--data.episodes_per_update", str(num_envs)]
+    if num_envs > 1:
+        return options
+    parts = ["--model.baseline", "pg_lightning.NoBaseline", "--model.normalization", "pg_lightning.PerEpisode"]
+    return [*options, *parts, "--optimizer.lr", "0.01"]
 
 
 class UserPolicy(nn.Module):
@@ -51,13 +57,13 @@ def fit(arguments: list[str]) -> dict:
 
 
 def package(arguments: list[str], seed: int, seconds: float, until_solved: bool) -> dict:
-    """Fit with the progress bar, the logger and checkpoints on, as from the command line."""
-    max_time = time.strftime("00:%H:%M:%S", time.gmtime(round(seconds)))
-    limit = ["--trainer.max_steps", "-1", "--trainer.max_time", max_time]
-    threshold = [] if until_solved else ["--stop.threshold", "1e9"]
-    summary = fit([*arguments, *limit, *threshold, "--seed_everything", str(seed)])
-    same = {name: summary[name] for name in ("env_steps", "episodes", "solved", "env_steps_per_second")}
-    return same | {"seconds": summary["train_seconds"]}
+    """Fit with the progress bar, the logger and checkpoints on, as from the command line.
+
+    Solved is the rule of all cases: a running reward from 10, without a least number of episodes.
+    """
+    stop = ["--stop.initial", "10", "--stop.min_episodes", "0"] if until_solved else ["--stop.threshold", "1e9"]
+    summary = fit([*arguments, *max_time(seconds), *stop, "--seed_everything", str(seed)])
+    return {name: summary[name] for name in ("env_steps", "timesteps", "episodes", "seconds", "solved")}
 
 
 def naive(seed: int, seconds: float, until_solved: bool) -> dict:
@@ -78,9 +84,9 @@ def raw(num_envs: int, seed: int, seconds: float, until_solved: bool) -> dict:
     while time.perf_counter() - started < seconds:
         for action in actions:
             _, _, terminated, truncated, _ = envs.step(action)
-            episodes += np.count_nonzero(terminated | truncated)
+            episodes += int(np.count_nonzero(terminated | truncated))
         calls += len(actions)
-    return _rate(calls * num_envs, int(episodes), time.perf_counter() - started)
+    return _counted(calls * num_envs, episodes, time.perf_counter() - started)
 
 
 def _raw_single(seed: int, seconds: float) -> dict:
@@ -95,11 +101,11 @@ def _raw_single(seed: int, seconds: float) -> dict:
                 env.reset()
                 episodes += 1
         steps += len(actions)
-    return _rate(steps, episodes, time.perf_counter() - started)
+    return _counted(steps, episodes, time.perf_counter() - started)
 
 
-def _rate(steps: int, episodes: int, seconds: float) -> dict:
-    return {"env_steps": steps, "episodes": episodes, "seconds": seconds, "env_steps_per_second": steps / seconds}
+def _counted(env_steps: int, episodes: int, seconds: float) -> dict:
+    return {"env_steps": env_steps, "timesteps": 0, "episodes": episodes, "seconds": seconds}
 
 
 class Case(NamedTuple):
@@ -115,16 +121,15 @@ NUM_ENVS = (1, 4, 16, 64, 256, 1024)
 SB3 = ("stable_baselines3", "stable-baselines3")
 
 CASES = {
-    "default": Case("pg_lightning, default: 64 envs", partial(package, []), 64),
+    "default": Case("pg_lightning, configs/cartpole.yaml: 64 envs", partial(package, CARTPOLE), 64),
     "article": Case("pg_lightning, configs/article.yaml: 1 env, dropout", partial(package, ARTICLE), 1),
-    "envs-1": Case("pg_lightning, 1 env", partial(package, ONE_ENV), 1),
     **{
-        f"envs-{n}": Case(f"pg_lightning, {n} envs", partial(package, ["--data.num_envs", str(n)]), n)
+        f"envs-{n}": Case(f"pg_lightning, {n} env{'s' * (n > 1)}", partial(package, with_envs(n)), n)
         for n in NUM_ENVS
-        if n not in (1, 64)
+        if n != 64
     },
-    "torch-1": Case("pg_lightning, a torch module as policy, 1 env", partial(package, USER_POLICY + ONE_ENV), 1),
-    "torch-64": Case("pg_lightning, a torch module as policy, 64 envs", partial(package, USER_POLICY), 64),
+    "torch-1": Case("pg_lightning, a torch module as policy, 1 env", partial(package, with_envs(1) + USER_POLICY), 1),
+    "torch-64": Case("pg_lightning, a torch module as policy, 64 envs", partial(package, CARTPOLE + USER_POLICY), 64),
     "naive": Case("naive loop: article's agent, a forward and a graph per step", naive, 1),
     "sb3-a2c": Case("Stable-Baselines3 A2C, tuned: 8 envs", peers.a2c, 8, SB3),
     "sb3-ppo": Case("Stable-Baselines3 PPO, tuned: 8 envs", peers.ppo, 8, SB3),
@@ -137,4 +142,4 @@ CASES = {
 if __name__ == "__main__":
     name, seed, seconds, until_solved = sys.argv[1:]
     torch.set_num_threads(1)
-    answer(CASES[name].run(int(seed), float(seconds), until_solved == "True"))
+    answer(with_rates(CASES[name].run(int(seed), float(seconds), until_solved == "True")))

@@ -4,12 +4,14 @@ Every function trains until its :class:`~tests.benchmarks.common.Watch` says tha
 measured, for peers as for this package.
 """
 
+from typing import Any
+
 import torch
 
 from tests.benchmarks.common import Over, Watch
 
 
-def _stable_baselines3(name: str, seed: int, seconds: float, until_solved: bool, **settings) -> dict:
+def _stable_baselines3(name: str, seed: int, seconds: float, until_solved: bool, **settings: Any) -> dict:
     import stable_baselines3
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
@@ -53,7 +55,7 @@ def tianshou(seed: int, seconds: float, until_solved: bool) -> dict:
     from tianshou.utils.net.common import Net
 
     class WatchedCollector(Collector):
-        def collect(self, *args, **kwargs) -> CollectStats:
+        def collect(self, *args: Any, **kwargs: Any) -> CollectStats:
             if watch.over:
                 raise Over
             stats = super().collect(*args, **kwargs)
@@ -132,7 +134,7 @@ def torchrl(seed: int, seconds: float, until_solved: bool) -> dict:
         seed=seed,
     )
 
-    def watcher(batch) -> None:
+    def watcher(batch: Any) -> None:
         ended = batch["next", "done"]
         watch.saw(batch.numel(), batch["next", "episode_reward"][ended].tolist())
         if watch.over:

@@ -23,7 +23,7 @@ import torch
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
 from pytorch_lightning.callbacks import Callback
 
-from tests.benchmarks.common import answer, measure, record, say, table
+from tests.benchmarks.common import CARTPOLE, answer, measure, record, say, table
 
 BLOCK = 1000
 """Updates that share a row."""
@@ -31,13 +31,10 @@ BLOCK = 1000
 BATCHES = (1, 4, 8, 16, 32, 63)
 """Episodes of each of the 64 environments in an update: up to 63 x 64 x 500 = 2,016,000 timesteps."""
 
-POLICIES = {
-    "default": [],
-    "dropout": ["--model.policy", "pg_lightning.policies.CategoricalMLP", "--model.policy.dropout", "0.6"],
-}
+POLICIES = {"default": [], "dropout": ["--model.policy.dropout", "0.6"]}
 
 
-def _never_falling(make: Any, **kwargs: Any) -> gym.Env:
+def _never_falling(make: Any, **kwargs: Any) -> Any:
     env = make(**kwargs)
     env.theta_threshold_radians = env.x_threshold = np.inf
     return env
@@ -74,12 +71,12 @@ def fit_updates(updates: int) -> dict[str, Any]:
     import tempfile
 
     from pg_lightning.cli import main
+    from tests.benchmarks.cases import with_envs
 
     with tempfile.TemporaryDirectory() as folder:
-        data = ["--data.num_envs", "1", "--data.env_kwargs", '{"max_episode_steps": 5}']
-        data += ["--model.advantage", "pg_lightning.StandardizedReturns"]
-        run = ["--trainer.max_steps", str(updates), "--trainer.default_root_dir", folder]
-        main(["fit", *data, *run, "--trainer.callbacks", "tests.benchmarks.scaling.Stopwatch"])
+        run = ["--env.max_episode_steps", "5", "--trainer.max_steps", str(updates)]
+        run += ["--trainer.default_root_dir", folder, "--trainer.callbacks", "tests.benchmarks.scaling.Stopwatch"]
+        main(["fit", *with_envs(1), *run])
         return json.loads(next(Path(folder).glob("**/stopwatch.json")).read_text())
 
 
@@ -87,8 +84,8 @@ def fit_memory(policy: str, episodes: int) -> dict[str, Any]:
     """Train two updates of so many episodes of 500 timesteps."""
     from tests.benchmarks.cases import fit
 
-    data = ["--data.env_id", "tests.benchmarks.scaling:NeverFalling-v0", "--data.episodes_per_update", str(episodes)]
-    return fit([*data, *POLICIES[policy], "--trainer.max_steps", "2", "--stop.threshold", "1e9"])
+    data = ["--env.id", "tests.benchmarks.scaling:NeverFalling-v0", "--data.episodes_per_update", str(episodes)]
+    return fit([*CARTPOLE, *data, *POLICIES[policy], "--trainer.max_steps", "2", "--stop.threshold", "1e9"])
 
 
 def updates(options: argparse.Namespace) -> None:

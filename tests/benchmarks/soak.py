@@ -13,11 +13,12 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pytorch_lightning.callbacks import Callback
 
-from tests.benchmarks.common import table
+from tests.benchmarks.common import max_time, table
 
 EVERY = 10.0
 """Seconds between two notes."""
@@ -41,7 +42,7 @@ class Notes(Callback):
     def __init__(self) -> None:
         self.rows, self.next, self.updates = list[list[float]](), time.monotonic(), 0
 
-    def on_train_batch_end(self, trainer, *_) -> None:
+    def on_train_batch_end(self, trainer: Any, *_: Any) -> None:
         self.updates = trainer.global_step
         if time.monotonic() >= self.next:
             self.next += EVERY
@@ -63,13 +64,13 @@ def main() -> None:
     options = parser.parse_args()
     from pg_lightning.cli import main as fit
     from tests.benchmarks import soak  # Not __main__, so that the command line finds the same notes.
+    from tests.benchmarks.cases import with_envs
 
-    limit = time.strftime("00:%H:%M:%S", time.gmtime(options.minutes * 60))
     before = note()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        data = ["--data.num_envs", "2", "--data.max_episode_steps", "8", "--data.backend", options.backend]
-        limits = ["--trainer.max_steps", "-1", "--trainer.max_time", limit, "--stop.threshold", "1e9"]
+        data = [*with_envs(2), "--env.max_episode_steps", "8", "--data.backend", options.backend]
+        limits = [*max_time(60 * options.minutes), "--stop.threshold", "1e9"]
         quiet = ["--trainer.enable_progress_bar", "false", "--lines.every_n_episodes", "0"]
         callback = ["--trainer.callbacks", "tests.benchmarks.soak.notes"]
         fit(["fit", *data, *limits, *quiet, *callback, "--checkpoint.every_seconds", "1"])
@@ -78,7 +79,7 @@ def main() -> None:
     late = rows[len(rows) // 10 :]
     slope = np.polyfit(late[:, 0], late[:, 1], 1)[0] * 3600
     header = ["", "memory MiB", "open files", "threads", "child processes"]
-    named = {"before": before, "first note": rows[0, 1:], "last note": rows[-1, 1:], "after": note()}
+    named: dict[str, Any] = {"before": before, "first note": rows[0, 1:], "last note": rows[-1, 1:], "after": note()}
     print(table(header, [[name, f"{row[0]:.1f}", *map(int, row[1:])] for name, row in named.items()]))
     print(f"{soak.NOTES.updates:,} updates in {options.minutes:g} minutes, backend {options.backend}; ", end="")
     print(f"memory {slope:+.2f} MiB/hour, from {late[:, 1].min():.1f} to {late[:, 1].max():.1f}")

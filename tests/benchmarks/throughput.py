@@ -1,21 +1,29 @@
-"""Environment steps per second with learning, on CartPole-v1, beside peers and the environment alone.
+"""Speed of learning on CartPole-v1, beside peers and the environment alone.
 
     python -m tests.benchmarks.throughput --rounds 3 --out FOLDER
+    python -m tests.benchmarks.throughput --rounds 9 --against FOLDER    # a checkout of an older commit
 
 Every case trains for the same number of seconds from its start, in a fresh process, with one thread. Rounds are
 interleaved, so that what else the machine does touches all alike; round r uses seed r; the table shows medians.
-Speed depends on how long episodes are, and so on what was learnt by then: that is the column beside it. A policy that
-collapsed makes a case look slow. Peers come with ``pip install 'pg_lightning[bench]'``.
+
+Two numbers a row: env steps *taken* per second, and timesteps *learnt from* per second. "x naive" compares timesteps
+learnt from, "% of limit" env steps taken. Speed depends on how long episodes are, and so on what was learnt by then:
+that is the column beside it. A policy that collapsed makes a case look slow. Peers come with
+``pip install 'pg_lightning[bench]'``.
 """
 
 import argparse
 from pathlib import Path
 from typing import Any
 
+from tests.benchmarks import against
 from tests.benchmarks.cases import CASES, NUM_ENVS, Case
-from tests.benchmarks.common import is_installed, measure, median, record, say, table
+from tests.benchmarks.common import is_installed, machine, mean_length, measure, median, record, say, table
 
-HEADER = ["CartPole-v1", "env steps/s", "x naive", "% of limit", "timesteps per episode", "peak MiB"]
+HEADER = [
+    *["CartPole-v1", "env steps taken/s", "timesteps learnt from/s", "x naive", "% of limit"],
+    *["timesteps per episode", "peak MiB"],
+]
 
 
 def measure_case(name: str, seed: int, seconds: float, until_solved: bool) -> dict[str, Any]:
@@ -29,20 +37,24 @@ def measure_case(name: str, seed: int, seconds: float, until_solved: bool) -> di
 def rows_of(results: dict[str, list[dict[str, Any]]]) -> list[list[Any]]:
     """Turn each case's results into its row of the table."""
     rows = []
-    speeds = {name: median(runs, "env_steps_per_second") for name, runs in results.items() if runs_well(runs)}
+    well = {name: runs for name, runs in results.items() if runs_well(runs)}
+    taken, learnt = (
+        {name: median(runs, f"{key}_per_second") for name, runs in well.items()} for key in ("env_steps", "timesteps")
+    )
     for name, runs in results.items():
         case = CASES[name]
-        if name not in speeds:
+        if name not in well:
             rows.append([case.label, runs[-1]["error"], *[""] * (len(HEADER) - 2)])
             continue
         limit = f"raw-{case.num_envs}"
         rows.append(
             [
                 case.label,
-                f"{speeds[name]:,.0f}",
-                f"{speeds[name] / speeds['naive']:.1f}" if "naive" in speeds else "",
-                f"{100 * speeds[name] / speeds[limit]:.0f}" if limit in speeds else "",
-                f"{median(runs, 'env_steps') / max(median(runs, 'episodes'), 1):.0f}",
+                f"{taken[name]:,.0f}",
+                f"{learnt[name]:,.0f}" if learnt[name] else "",
+                f"{learnt[name] / learnt['naive']:.1f}" if learnt[name] and "naive" in learnt else "",
+                f"{100 * taken[name] / taken[limit]:.0f}" if limit in taken else "",
+                f"{median([{'length': mean_length(run)} for run in runs], 'length'):.0f}",
                 f"{median(runs, 'peak_mib'):.0f}",
             ]
         )
@@ -55,7 +67,7 @@ def runs_well(runs: list[dict[str, Any]]) -> bool:
 
 
 def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Draw throughput against the number of environments, beside the limit."""
+    """Draw env steps taken per second against the number of environments, beside the limit."""
     from matplotlib.figure import Figure
 
     def points(cases: dict[str, Case]) -> tuple[list[int], list[float]]:
@@ -75,7 +87,8 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
         axes.plot(*points(cases), "o-", label=label)
     for name in peers:
         axes.plot(*points({name: CASES[name]}), "x", label=CASES[name].label)
-    axes.set(xscale="log", yscale="log", xlabel="environments", ylabel="environment steps per second, with learning")
+    axes.set(xscale="log", yscale="log", xlabel="environments", ylabel="env steps taken per second, with learning")
+    axes.set_title(f"CartPole-v1, one thread ({machine()})")
     axes.set_xticks(NUM_ENVS, labels=[str(n) for n in NUM_ENVS])
     axes.grid(alpha=0.3, which="both")
     axes.legend()
@@ -83,19 +96,29 @@ def plot(results: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10, help="of training in each run")
-    parser.add_argument("--only", nargs="+", default=list(CASES), choices=list(CASES), metavar="NAME")
-    parser.add_argument("--out", type=Path, help="folder for throughput.jsonl and throughput.png")
+    parser.add_argument("--only", nargs="+", choices=list(CASES), metavar="NAME", help=", ".join(CASES))
+    parser.add_argument("--out", type=Path, help="folder for throughput.jsonl and throughput.png, or against.jsonl")
+    parser.add_argument("--against", type=Path, help="checkout of an older commit to compare with, case by case")
+    parser.add_argument("--full_length", action="store_true", help="with --against: all episodes have 500 timesteps")
     options = parser.parse_args()
-    results: dict[str, list[dict[str, Any]]] = {name: [] for name in options.only}
+    if options.against is not None:
+        cases = options.only or list(against.CASES)
+        if unknown := set(cases) - set(against.CASES):
+            parser.error(f"--against takes the cases {', '.join(against.CASES)}, not {', '.join(sorted(unknown))}")
+        if not (options.against / "train.py").is_file():
+            parser.error(f"--against needs a checkout, but there is no {options.against / 'train.py'}")
+        against.compare(options.against, cases, options.rounds, options.seconds, options.full_length, options.out)
+        return
+    results: dict[str, list[dict[str, Any]]] = {name: [] for name in options.only or CASES}
     for seed in range(options.rounds):
         for name, runs in results.items():
-            runs.append(measure_case(name, seed, options.seconds, until_solved=False))
-            record(options.out, "throughput.jsonl", {"case": name, "round": seed} | runs[-1])
-            speed = runs[-1].get("env_steps_per_second")
-            say(f"round {seed + 1}/{options.rounds}  {name}: {runs[-1].get('error') or f'{speed:,.0f} steps/s'}")
+            runs.append(run := measure_case(name, seed, options.seconds, until_solved=False))
+            record(options.out, "throughput.jsonl", {"case": name, "round": seed} | run)
+            speed = run.get("error") or f"{run['env_steps_per_second']:,.0f} env steps/s"
+            say(f"round {seed + 1}/{options.rounds}  {name}: {speed}")
     print(table(HEADER, rows_of(results)))
     if options.out is not None:
         plot(results, options.out / "throughput.png")
