@@ -1,6 +1,7 @@
 """Fisher-vector products of a policy, without the Fisher matrix, and linear systems in them."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import torch
@@ -55,6 +56,11 @@ class FisherProduct:
         return self.over_processes(total) / self.count
 
 
+def frozen(module: nn.Module) -> Any:
+    """Return a copy whose parameters are constants; a distribution may refer to them until it is used."""
+    return deepcopy(module).requires_grad_(False)
+
+
 class _HeadProduct:
     """Sum over timesteps of Fisher products of a :class:`Policy`; everything but the products is computed once."""
 
@@ -70,8 +76,7 @@ class _HeadProduct:
             self.pulled = grad(self.outputs, self.network, self.u, create_graph=True)
             outputs = self.outputs.detach().requires_grad_()
             masked = policy.head.masked(outputs, *chunk.action_masks) if chunk.action_masks else outputs
-            with torch.no_grad():
-                before = policy.head.distribution(masked.detach())
+            before = frozen(policy.head).distribution(masked.detach())
             divergence = kl_divergence(before, policy.head.distribution(masked)).sum()
             self.inputs = [outputs, *(p for p, in_head in zip(parameters, self.of_head, strict=True) if in_head)]
             self.slopes = grad(divergence, self.inputs, create_graph=True)
@@ -94,8 +99,7 @@ class _ModuleProduct:
         self.parameters = parameters
         with plain_layers():
             now = chunk.distribution(policy)
-            with torch.no_grad():
-                before = chunk.distribution(policy)
+            before = chunk.distribution(frozen(policy))
             try:
                 divergence = kl_divergence(before, now).sum()
                 self.slopes = grad(divergence, parameters, create_graph=True, allow_unused=True)

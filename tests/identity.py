@@ -39,11 +39,11 @@ OBSERVATIONS = {
 
 
 def _closeness(space, unit):
-    """Reward of numbers: 1 at the target, which is half way between the middle and a bound, less the squared error."""
+    """Reward of numbers: 1 at the target, a quarter of the way from the middle to a bound, less the squared error."""
 
     def reward(target, action):
         signs = 2 * np.array(divmod(target, 2)) - 1
-        return 1 - np.mean((unit(action.astype(np.float64)) - 0.5 * signs) ** 2)
+        return 1 - np.mean((unit(action.astype(np.float64)) - 0.25 * signs) ** 2)
 
     return space, reward
 

@@ -1,0 +1,243 @@
+"""The natural gradient against enumerated Fisher matrices, and the length of its steps."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Distribution, Normal, kl_divergence
+
+from pg_lightning import Linear, MLPPolicy, NaturalGradient, NormalizeObservations, Reinforce
+from pg_lightning.episodes import Batch, Outcome
+from pg_lightning.fisher import FisherProduct, conjugate_gradient
+from tests.helpers import episodes_of
+
+SMALL = partial(MLPPolicy, hidden_sizes=(6,), activation="tanh", bias=True)
+
+
+def ALONE(tensor):
+    return tensor
+
+
+class Wrapped(nn.Module):
+    """A policy that hides its head."""
+
+    def __init__(self, policy):
+        super().__init__()
+        self.inner = policy
+
+    def forward(self, observations):
+        return self.inner(observations)
+
+
+class OddPolicy(Wrapped):
+    def forward(self, observations):
+        inner = self.inner(observations)
+        return Independently(inner.logits)
+
+
+class Independently(Distribution):
+    """Softmax over two actions, without a KL divergence."""
+
+    def __init__(self, logits):
+        super().__init__(logits.shape[:-1], validate_args=False)
+        self.logits = logits.log_softmax(-1)
+
+    def log_prob(self, value):
+        return self.logits.gather(-1, value[:, None])[:, 0]
+
+
+def batch_of(policy, observations, actions, advantages):
+    with torch.no_grad():
+        log_probs = policy(observations).log_prob(actions)
+    episodes = episodes_of(
+        rewards=[1.0] * len(actions),
+        lengths=[len(actions)],
+        observations=observations,
+        actions=actions,
+        log_probs=log_probs,
+    )
+    outcome = Outcome(episodes.returns, episodes.lengths, episodes.truncated, torch.tensor(len(actions)))
+    return Batch(episodes, advantages, torch.zeros_like(advantages), advantages, 1, outcome)
+
+
+def discrete(timesteps=30):
+    torch.manual_seed(0)
+    agent = Reinforce("CartPole-v1", policy=SMALL).double()
+    observations = torch.randn(timesteps, 4, dtype=torch.float64)
+    actions = torch.randint(0, 2, (timesteps,))
+    advantages = torch.randn(timesteps, dtype=torch.float64)
+    return agent.policy, batch_of(agent.policy, observations, actions, advantages)
+
+
+def test_products_are_those_of_the_kl_divergence_of_a_gaussian():
+    torch.manual_seed(1)
+    agent = Reinforce("Pendulum-v1", policy=SMALL).double()
+    policy, observations = agent.policy, torch.randn(50, 3, dtype=torch.float64)
+    batch = batch_of(policy, observations, policy(observations).sample(), torch.randn(50, dtype=torch.float64))
+    parameters = list(policy.parameters())
+    vector = torch.randn(sum(p.numel() for p in parameters), dtype=torch.float64)
+    products = [FisherProduct(p, parameters, batch.chunk(), ALONE)(vector) for p in (policy, Wrapped(policy))]
+    torch.testing.assert_close(*products)
+    with torch.no_grad():
+        before = Normal(policy(observations).mean.clone(), policy(observations).stddev.clone())
+        for parameter, part in zip(parameters, vector.split([p.numel() for p in parameters]), strict=True):
+            parameter += 1e-5 * part.view_as(parameter)
+        divergence = kl_divergence(before, Normal(policy(observations).mean, policy(observations).stddev))
+    found = 2e10 * divergence.sum(-1).mean()
+    torch.testing.assert_close(vector @ products[0], found, rtol=1e-3, atol=0)
+
+
+def enumerated(policy, observations):
+    """Mean over observations of the expectation over both actions of the scores' outer products."""
+    parameters, total = list(policy.parameters()), 0
+    for observation in observations:
+        for action in (0, 1):
+            log_prob = policy(observation[None]).log_prob(torch.tensor([action]))
+            score = torch.cat([g.reshape(-1) for g in torch.autograd.grad(log_prob, parameters)])
+            total = total + log_prob.exp().detach() * score[:, None] * score / len(observations)
+    return total
+
+
+def set_gradient(policy, batch):
+    policy.zero_grad()
+    chunk = batch.chunk()
+    (-(chunk.distribution(policy).log_prob(chunk.actions) * chunk.advantages).mean()).backward()
+    return torch.cat([p.grad.reshape(-1) for p in policy.parameters()])
+
+
+@pytest.mark.parametrize("wrap", [lambda policy: policy, Wrapped])
+def test_products_are_those_of_the_enumerated_fisher_matrix(wrap):
+    policy, batch = discrete()
+    matrix = enumerated(policy, batch.episodes.observations)
+    fisher = FisherProduct(wrap(policy), list(policy.parameters()), batch.chunk(), ALONE)
+    for _ in range(3):
+        vector = torch.randn(len(matrix), dtype=torch.float64)
+        torch.testing.assert_close(fisher(vector), matrix @ vector, rtol=1e-9, atol=1e-12)
+
+
+def test_products_in_chunks_and_subsamples(monkeypatch):
+    policy, batch = discrete()
+    whole = FisherProduct(policy, list(policy.parameters()), batch.chunk(), ALONE)
+    monkeypatch.setattr("pg_lightning.fisher.CHUNK", 7)
+    parts = FisherProduct(policy, list(policy.parameters()), batch.chunk(), ALONE)
+    vector = torch.randn(sum(p.numel() for p in policy.parameters()), dtype=torch.float64)
+    torch.testing.assert_close(parts(vector), whole(vector))
+    assert batch.spaced(8).log_probs.shape == (8,) and batch.spaced(None).log_probs.shape == (30,)
+
+
+def test_scores_serve_where_there_is_no_kl_divergence():
+    policy, batch = discrete()
+    odd = OddPolicy(policy)
+    parameters = list(odd.parameters())
+    scores = [
+        torch.cat([g.reshape(-1) for g in torch.autograd.grad(odd(o[None]).log_prob(a[None]), parameters)])
+        for o, a in zip(batch.episodes.observations, batch.episodes.actions, strict=True)
+    ]
+    matrix = sum(score[:, None] * score for score in scores) / len(scores)
+    vector = torch.randn(len(matrix), dtype=torch.float64)
+    fisher = FisherProduct(odd, parameters, batch.chunk(), ALONE)
+    torch.testing.assert_close(fisher(vector), matrix @ vector, rtol=1e-9, atol=1e-12)
+
+
+def test_the_direction_solves_the_damped_system():
+    policy, batch = discrete()
+    matrix = enumerated(policy, batch.episodes.observations)
+    gradient = set_gradient(policy, batch)
+    NaturalGradient(max_kl=0.01, damping=0.1, cg_iterations=100)(policy, batch, None, ALONE)
+    step = torch.cat([p.grad.reshape(-1) for p in policy.parameters()])
+    expected = torch.linalg.solve(matrix + 0.1 * torch.eye(len(matrix)), gradient)
+    cosine = torch.cosine_similarity(step, expected, dim=0).item()
+    assert 1 - cosine < 1e-8
+    assert (step @ matrix @ step / 2).item() == pytest.approx(0.01, rel=1e-6)  # The quadratic model of the KL.
+
+
+@pytest.mark.parametrize("radius", [1e-4, 1e-3])
+def test_the_measured_kl_of_a_gaussian_step_is_that_asked_for(radius):
+    torch.manual_seed(1)
+    agent = Reinforce("Pendulum-v1", policy=partial(SMALL, hidden_sizes=(32, 32))).double()
+    policy, observations = agent.policy, torch.randn(200, 3, dtype=torch.float64)
+    actions = policy(observations).sample()
+    batch = batch_of(policy, observations, actions, torch.randn(200, dtype=torch.float64))
+    set_gradient(policy, batch)
+    NaturalGradient(max_kl=radius)(policy, batch, None, ALONE)
+    with torch.no_grad():
+        before = policy(observations)
+        mean, std = before.mean.clone(), before.stddev.clone()
+        for parameter in policy.parameters():
+            parameter -= parameter.grad
+        after = policy(observations)
+        found = kl_divergence(Normal(mean, std), Normal(after.mean, after.stddev)).sum(-1).mean().item()
+    assert found == pytest.approx(radius, rel=0.2)
+
+
+def test_the_log_std_moves_by_its_share():
+    torch.manual_seed(1)
+    steps = []
+    for share in (1.0, 0.2):
+        torch.manual_seed(2)
+        from pg_lightning.policies.heads import GaussianHead
+
+        agent = Reinforce(
+            "Pendulum-v1", policy=partial(SMALL, head=partial(GaussianHead, log_std_share=share))
+        ).double()
+        policy, observations = agent.policy, torch.randn(100, 3, dtype=torch.float64)
+        actions = policy(observations).sample()
+        batch = batch_of(policy, observations, actions, torch.randn(100, dtype=torch.float64))
+        set_gradient(policy, batch)
+        NaturalGradient(max_kl=0.01, cg_iterations=50)(policy, batch, None, ALONE)
+        steps.append({name: p.grad.clone() for name, p in policy.named_parameters()})
+    ratio = {name: (steps[1][name] / steps[0][name]).flatten()[0].item() for name in steps[0]}
+    log_std = next(name for name in ratio if name.startswith("head."))
+    body = next(name for name in ratio if name.startswith("body."))
+    assert ratio[log_std] / ratio[body] == pytest.approx(0.2, rel=1e-4)
+
+
+def test_nothing_to_learn_leaves_the_gradient_zero():
+    policy, batch = discrete()
+    for parameter in policy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    NaturalGradient()(policy, batch, None, ALONE)
+    assert not any(p.grad.any() for p in policy.parameters())
+
+
+def test_a_radius_by_the_progress_of_the_run():
+    policy, batch = discrete()
+    lengths = []
+    for progress in (0.0, 0.75):
+        set_gradient(policy, batch)
+        NaturalGradient(Linear(0.04))(policy, batch, progress, ALONE)
+        lengths.append(sum(p.grad.square().sum() for p in policy.parameters()).sqrt().item())
+    assert lengths[1] == pytest.approx(lengths[0] / 2)  # A quarter of the KL is half of the step.
+    with pytest.raises(ValueError, match="needs the end of the run"):
+        NaturalGradient(Linear(0.04))(policy, batch, None, ALONE)
+
+
+def test_conjugate_gradient_solves_in_as_many_steps_as_dimensions():
+    torch.manual_seed(0)
+    root = torch.randn(6, 6, dtype=torch.float64)
+    matrix, target = root @ root.T + torch.eye(6), torch.randn(6, dtype=torch.float64)
+    torch.testing.assert_close(
+        conjugate_gradient(lambda v: matrix @ v, target, 6), torch.linalg.solve(matrix, target), rtol=1e-6, atol=1e-8
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"max_kl": 0}, {"max_kl": float("inf")}, {"damping": -1}, {"cg_iterations": 0}, {"max_timesteps": 0}]
+)
+def test_arguments_out_of_range(arguments):
+    with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be"):
+        NaturalGradient(**arguments)
+
+
+def test_normalised_observations_are_differentiated_through():
+    torch.manual_seed(0)
+    agent = Reinforce("CartPole-v1", policy=partial(SMALL, encoder=NormalizeObservations)).double()
+    observations = torch.randn(20, 4, dtype=torch.float64) * 5 + 3
+    actions = torch.randint(0, 2, (20,))
+    batch = batch_of(agent.policy, observations, actions, torch.randn(20, dtype=torch.float64))
+    agent.policy.encoder.fit(batch)
+    matrix = enumerated(agent.policy, observations)
+    fisher = FisherProduct(agent.policy, list(agent.policy.parameters()), batch.chunk(), ALONE)
+    vector = torch.randn(len(matrix), dtype=torch.float64)
+    torch.testing.assert_close(fisher(vector), matrix @ vector, rtol=1e-9, atol=1e-12)
