@@ -284,4 +284,6 @@ def expected_warnings(options: dict[str, str]) -> list[str]:
         allowed.append("LeaveOneOut compares the episodes of an update, but there is only 1")
     if options.get("--model.direction") == "NaturalGradient":
         allowed.append("NaturalGradient sets the length of the step by max_kl, which does not hold")
+    if int(options["--trainer.log_every_n_steps"]) > int(options.get("--trainer.limit_train_batches", 1000)):
+        allowed.append("is smaller than the logging interval")
     return allowed

@@ -198,3 +198,19 @@ def test_bf16_logits_under_autocast():
     torch.testing.assert_close(log_probs.float(), exact, rtol=0, atol=0.1)
     log_probs.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in body.parameters())
+
+
+def test_entropies_and_their_gradients_are_torchs():
+    logits = torch.randn(7, 5, dtype=torch.float64, requires_grad=True)
+    outer = torch.randn(7, dtype=torch.float64)
+    ours, theirs = Categorical(logits).entropy(), torch.distributions.Categorical(logits=logits).entropy()
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(entropy, logits, outer)[0] for entropy in (ours, theirs)))
+    assert torch.autograd.gradcheck(lambda logits: Categorical(logits).entropy(), logits)
+
+
+def test_the_entropy_of_forbidden_actions_is_finite():
+    logits = torch.tensor([[0.0, torch.finfo(torch.float32).min, 1.0]], requires_grad=True)
+    entropy = Categorical(logits).entropy()
+    torch.testing.assert_close(entropy, torch.distributions.Categorical(logits=logits[:, ::2]).entropy())
+    assert torch.isfinite(torch.autograd.grad(entropy, logits)[0]).all()

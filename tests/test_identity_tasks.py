@@ -15,14 +15,15 @@ from tests.helpers import trainer
 from tests.identity import ACTIONS, OBSERVATIONS, Identity
 
 HEADS = {
+    "gaussian": partial(GaussianHead, initial_log_std=-1.0),
     "predicted": PredictedStdGaussianHead,
-    "squashed": SquashedGaussianHead,
+    "squashed": partial(SquashedGaussianHead, initial_log_std=-1.0),
     "beta": BetaHead,
-    "box": GaussianHead,
+    "integers": partial(GaussianHead, initial_log_std=-1.0),
 }
-"""Heads of the bounded Box; all other kinds of action take that of their space."""
+"""Heads of a Box; all other kinds of action take that of their space."""
 
-KINDS = [*(kind for kind in ACTIONS if kind != "box"), *HEADS]
+KINDS = [*(kind for kind in ACTIONS if kind not in ("box", *HEADS)), *HEADS]
 IN_CI = dict(zip(KINDS, 3 * ["vector", "image", "discrete", "dict", "tuple"], strict=False))
 """Observations of the combinations that are not ``slow``: one for each kind of action."""
 
@@ -37,7 +38,7 @@ def combinations():
 
 @pytest.mark.parametrize(("actions", "observations", "seed"), combinations())
 def test_the_identity_is_learnt(actions, observations, seed):
-    env = partial(Identity, observations=observations, actions="box" if actions in HEADS else actions)
+    env = partial(Identity, observations=observations, actions=actions if actions in ACTIONS else "box")
     pl.seed_everything(seed, verbose=False)
     agent = Reinforce(
         env,

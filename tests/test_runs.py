@@ -88,7 +88,6 @@ def test_B1_failed_resume_changes_nothing():
     broken = ["--env.kwargs", '{"what": "rewards"}', "--trainer.max_steps", "9"]
     assert "rewards that are not finite" in error("fit", "--ckpt_path", "last", *broken)
     assert "unexpected keyword argument 'foo'" in error("fit", "--ckpt_path", "last", "--env.kwargs", '{"foo": 1}')
-    assert "is of another policy" in error("fit", "--ckpt_path", "last", "--env.id", "CartPole-v1") or True
     assert content(BROKEN) == before
     main(["fit", "--ckpt_path", "last", "--trainer.max_steps", "3"])
     assert updates_of(BROKEN) == ([1, 2, 3], [1, 2, 3])
@@ -200,14 +199,16 @@ def test_B4_a_run_is_locked_while_it_is_written():
         os.write(told, b"x")
         signal.pause()
     os.read(ready, 1)
-    before = content(RUN)
-    for named in ("last", "auto", str(RUN)):
-        line = error("fit", "--ckpt_path", named, "--trainer.max_steps", "9")
-        assert line == f"error: {RUN} is being written by another process (pid {pid})"
-    assert content(RUN) == before
-    main(["test", "--ckpt_path", "last", *QUIET, "--data.eval_episodes", "2"])
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    try:
+        before = content(RUN)
+        for named in ("last", "auto", str(RUN)):
+            line = error("fit", "--ckpt_path", named, "--trainer.max_steps", "9")
+            assert line == f"error: {RUN} is being written by another process (pid {pid})"
+        assert content(RUN) == before
+        main(["test", "--ckpt_path", "last", *QUIET, "--data.eval_episodes", "2"])
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
     main(["fit", "--ckpt_path", "last", "--trainer.max_steps", "3"])
     assert checkpoint()["global_step"] == 3 and not (RUN / ".lock").exists()
 
@@ -220,12 +221,14 @@ def test_B4_the_lock_dies_with_its_process_not_with_its_workers():
         os.write(told, b"x")
         signal.pause()
     os.read(ready, 1)
-    with (RUN / ".lock").open() as file, pytest.raises(BlockingIOError):
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    run.release()
-    RunFolder(RUN).release()
-    os.kill(worker, signal.SIGKILL)
-    os.waitpid(worker, 0)
+    try:
+        with (RUN / ".lock").open() as file, pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(run._file)  # As the end of the process would.
+        RunFolder(RUN).release()
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
 
 
 VALIDATED = [*LONG, "--data.num_envs", "2", "--data.eval_episodes", "2", "--trainer.limit_val_batches", "1.0"]
@@ -320,7 +323,9 @@ def test_B9_last_and_best_are_of_the_same_run(capsys):
     main(["fit", *FEW, "--trainer.max_steps", "2"])
     main(["fit", *FEW, "--trainer.max_steps", "3"])
     newer = RUN.with_name("version_1")
-    os.utime(RUN / "checkpoints/best.ckpt")  # Of the older run, but the newest file of that name.
+    best = (RUN / "checkpoints/best.ckpt").read_bytes()
+    (RUN / "checkpoints/best.ckpt").unlink()
+    (RUN / "checkpoints/best.ckpt").write_bytes(best)  # Of the older run, but the newest file of that name.
     for named in ("last", "best"):
         capsys.readouterr()
         main(["predict", "--ckpt_path", named, *QUIET, "--data.eval_episodes", "1"])
@@ -704,13 +709,19 @@ def test_E3_a_wrong_option_is_answered_with_the_right_one(options):
     assert not Path("runs").exists()
 
 
+WORKER = """
+import multiprocessing, gymnasium as gym
+from gymnasium.envs.classic_control import CartPoleEnv
+class Env(CartPoleEnv):
+    def __init__(self):
+        super().__init__()
+        if multiprocessing.parent_process(): raise KeyError("licence")
+gym.register("X-v0", entry_point=Env)
+"""
+
+
 def test_E3_a_worker_that_cannot_start_is_named():
-    Path("broken_module.py").write_text(
-        BROKEN_MODULES["init"].replace("raise KeyError", 'import multiprocessing\n        if multiprocessing.parent_process(): raise KeyError').replace(
-            "class Env(gym.Env):",
-            "import numpy as np\nclass Env(gym.Env):\n    observation_space, action_space = gym.spaces.Box(-1, 1, (1,), np.float32), gym.spaces.Discrete(2)",
-        )
-    )
+    Path("broken_module.py").write_text(WORKER)
     done = other("fit", *FEW, "--env.id", "broken_module:X-v0", "--data.backend", "async")
     assert done.returncode == 1 and done.stderr.count("\n") == 1, done.stderr
     assert "licence" in done.stderr and "Broken pipe" not in done.stderr

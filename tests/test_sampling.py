@@ -136,13 +136,12 @@ def test_a_single_environment():
     assert check([(4, 1, 2)], 5, envs) == [4, 1, 2, 4, 1]
 
 
-@settings(max_examples=60)
+@pytest.mark.parametrize("mode", MODES)
+@settings(max_examples=25)
 @given(
-    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple), min_size=1, max_size=5),
-    st.integers(0, 9),
-    st.sampled_from(MODES),
+    st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=4).map(tuple), min_size=1, max_size=5), st.integers(0, 9)
 )
-def test_any_lengths_any_quota_any_mode(scripts, more, mode):
+def test_any_lengths_any_quota_any_mode(mode, scripts, more):
     check(scripts, len(scripts) + more, counting_vector_env(scripts, mode))
 
 

@@ -27,6 +27,9 @@ ROOMS = {"envs": "environment", "sampling": "environment"} | dict.fromkeys(("pol
 POLICY = ("_made", "loss", "measure", "report", "check_lag", "check_gradient")
 """Functions of the agent that call the policy, or check what it did."""
 
+_BROKEN_CONNECTION = re.compile("closed by peer|reset by peer|Broken pipe|gloo|NCCL|c10d|TCPStore", re.IGNORECASE)
+"""What torch's backends say when another process is gone."""
+
 _NOISE = re.compile(
     r"Does not validate against|Subtypes:|Errors:|Given value type:|Expected a path but|Problem with given class_path"
     r"|Expected a <class '(NoneType|collections\.abc\.Iterable|bool)'>$|.* does not correspond to a subclass of"
@@ -41,8 +44,12 @@ def interrupted(error: BaseException) -> bool:
 
 def from_another_process(error: BaseException) -> bool:
     """Tell whether an error only says that another process of a distributed run has ended."""
-    passed = frames(origin(error))
-    return bool(passed) and {"torch", "distributed"} <= {*Path(passed[-1].f_code.co_filename).parts}
+    return is_in_group() and isinstance(error, RuntimeError) and bool(_BROKEN_CONNECTION.search(str(error)))
+
+
+def is_in_group() -> bool:
+    """Tell whether this is one of several processes of a distributed run."""
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1
 
 
 def told_by_another(root: Path, started: float) -> bool:
@@ -72,11 +79,10 @@ def one_line(error: BaseException, root: Path) -> str:
     if len(text) > 600:
         text = f"{text[:400]} ... {text[-190:]}"
     notes = []
-    # A message that names an option tells by itself that the configuration is wrong.
-    if (fault := whose_fault(error)) and fault not in text and not (fault == "configuration" and "--" in text):
+    # The package's own checks of the configuration say what is wrong with it.
+    if (fault := whose_fault(error)) and fault not in text and not (fault == "configuration" and is_ours(first)):
         notes.append(f"fault of the {fault}")
-    in_group = int(os.environ.get("WORLD_SIZE", 1)) > 1
-    if (in_group or first is not error or not is_ours(first)) and (log := write_log(error, root)):
+    if (is_in_group() or first is not error or not is_ours(first)) and (log := write_log(error, root)):
         notes.append(f"traceback in {log}")
     return f"error: {text}" + (f" ({'; '.join(notes)})" if notes else "")
 

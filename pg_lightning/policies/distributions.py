@@ -49,6 +49,10 @@ class Categorical(torch.distributions.Categorical):
             self._validate_sample(value)
         return _LogProb.apply(self._param, value.long())
 
+    def entropy(self) -> Tensor:
+        """Return the entropies ``[...]``."""
+        return _Entropy.apply(self._param) if fusible(self._param) else super().entropy()
+
 
 class _LogProb(torch.autograd.Function):
     """Log-probability of a categorical distribution, computed on ``[actions, T]``."""
@@ -70,3 +74,26 @@ class _LogProb(torch.autograd.Function):
         rows, shape = gradient.reshape(1, -1), (*actions.shape, len(log_probs))
         gradients = log_probs.exp().mul_(-rows).scatter_add_(0, actions.reshape(1, -1), rows)  # (actions, T)
         return gradients.t().reshape(shape), None
+
+
+class _Entropy(torch.autograd.Function):
+    """Entropy of a categorical distribution, computed on ``[actions, T]``."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        """Map logits ``[..., actions]`` to entropies ``[...]``."""
+        log_probs = logits.reshape(-1, logits.shape[-1]).t().log_softmax(0)  # (actions, T)
+        # A forbidden action has probability 0 and a log-probability that may be -inf.
+        log_probs = log_probs.clamp_min_(torch.finfo(logits.dtype).min)
+        probs = log_probs.exp()  # (actions, T)
+        entropy = -(probs * log_probs).sum(0)  # (T)
+        ctx.save_for_backward(probs, log_probs, entropy, logits)  # The logits for differentiable_once.
+        return entropy.reshape(logits.shape[:-1])
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        """Multiply the gradient ``[...]`` by -p (log p + H)."""
+        probs, log_probs, entropy, logits = ctx.saved_tensors
+        gradients = (log_probs + entropy).mul_(probs).mul_(-gradient.reshape(-1))  # (actions, T)
+        return (gradients.t().reshape(logits.shape),)
