@@ -2,7 +2,6 @@
 
 import inspect
 import math
-import warnings
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pg_lightning.checkpoint_file import FORMAT, FORMAT_KEY, check_environment, read_checkpoint
+from pg_lightning.checks import check_accumulation, check_loader, check_precision, check_step_length
 from pg_lightning.diagnostics import KL_TIMESTEPS, explained_variance, kl_of_step, relative_lag
 from pg_lightning.directions import Direction
 from pg_lightning.envs import Environment, as_environment
@@ -29,8 +29,6 @@ from pg_lightning.tree import tree_map
 
 LAG_LIMIT, LAG_LIMIT_AUTOCAST = 1e-3, 0.1
 """Largest difference between recorded and recomputed log-probs, relative to 1 + |log π|."""
-
-PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
 class Agent(pl.LightningModule):
@@ -93,38 +91,17 @@ class Agent(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse a precision in which the policy cannot learn what it did."""
-        if (precision := self.trainer.precision) not in PRECISIONS:
-            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision}")
+        check_precision(self.trainer)
 
     def on_train_start(self) -> None:
         """Refuse a loader that would sample with an older policy than the one that learns."""
         self._logged, self._learnt = self.global_step, -1
-        clipped, typed = self.trainer.gradient_clip_val, self.make_optimizer is not None
-        if self.direction.sets_step and (clipped or typed):
-            warnings.warn(
-                f"{type(self.direction).__name__} sets the length of the step by max_kl, which does not hold "
-                + ("under gradient clipping" if clipped else "with an optimizer of one's own"),
-                stacklevel=2,
-            )
-        loader = self.trainer.train_dataloader
-        if getattr(loader, "num_workers", 0) > 0:
-            raise ValueError(
-                "num_workers must be 0: a worker's copy of the policy never learns. Hand the EpisodeDataset itself to "
-                "the Trainer; for environments in processes of their own use backend 'async'."
-            )
-        if self.trainer.num_training_batches == float("inf"):
-            raise ValueError(
-                "the training dataset needs a __len__: without one Lightning fetches a batch ahead, sampled by the "
-                "policy before the last update"
-            )
+        check_loader(self.trainer)
+        check_step_length(self.trainer, self.direction, self.make_optimizer is not None)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Refuse gradient accumulation, which a callback may have switched on: episodes would be learnt from twice."""
-        if self.trainer.accumulate_grad_batches != 1:
-            raise ValueError(
-                "accumulate_grad_batches must be 1, also through GradientAccumulationScheduler: use more "
-                "episodes_per_update instead"
-            )
+        check_accumulation(self.trainer)
 
     def check_on_policy(self, batch: Batch) -> None:
         """Refuse episodes that another policy sampled, or that were learnt from before."""

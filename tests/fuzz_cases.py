@@ -149,7 +149,9 @@ class Case:
 
 def words(options: dict[str, str]) -> list[str]:
     """Return the words of a command line."""
-    return [word for option in options.items() for word in option]
+    # A value that begins with a dash needs the equals sign: argparse takes it for an option.
+    pairs = [[f"{name}={value}"] if value.startswith("-") else [name, value] for name, value in options.items()]
+    return [word for pair in pairs for word in pair]
 
 
 def generate(seed: int) -> Case:
@@ -194,8 +196,6 @@ def generate(seed: int) -> Case:
     elif kind == "signal":
         case.fault = chance.choice([*SIGNALS])
         options |= {"--trainer.max_steps": "1000000"}
-        for name in ("--lr_scheduler", "--lr_scheduler.T_max", "--trainer.val_check_interval"):
-            options.pop(name, None)
     case.allowed += expected_warnings(options | case.wrong)
     return case
 
@@ -257,7 +257,7 @@ def settings(chance: random.Random, env: dict[str, Any], limit: int | None) -> d
     if baseline in ("LinearBaseline", "Critic") and chance.random() < 0.7:
         options["--model.returns"] = "GAE"
     options |= chance.choice([{}, {}, {"--optimizer.lr": "0.01"}, {"--optimizer": "SGD", "--optimizer.lr": "1e-4"},
-                              {"--optimizer": "AdamW"}, {"--optimizer": "RMSprop"}])  # fmt: skip
+                              {"--optimizer": "AdamW"}, {"--optimizer": "RMSprop", "--optimizer.lr": "1e-4"}])  # fmt: skip
     options |= chance.choice([{}, {}, {}, {"--lr_scheduler": "StepLR", "--lr_scheduler.step_size": "2"},
                               {"--lr_scheduler": "CosineAnnealingLR", "--lr_scheduler.T_max": "9"},
                               {"--lr_scheduler": "ReduceLROnPlateau", "--lr_scheduler.monitor": "episode_return"},

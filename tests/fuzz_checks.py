@@ -17,7 +17,7 @@ import torch
 from pg_lightning import Reinforce
 from pg_lightning.checkpoint_file import read_checkpoint
 from tests.fuzz_cases import EITHER, ERROR, OK, SIGNALS, Case, words
-from tests.fuzz_runs import Ended, run, without_root_rights
+from tests.fuzz_runs import Ended, has_not_ended, run, without_root_rights
 
 SOURCE = re.compile(r"\s+(warnings\.warn|rank_zero_warn|self\.\w+)\(.*|\s*$")
 """Lines that follow a warning."""
@@ -74,7 +74,7 @@ class Checks:
     def send(self, pid: int) -> None:
         """Send the signal at a random moment: at any time, or after the first checkpoint."""
         end = time.monotonic() + (60 if self.case.number < 0.6 else 0)
-        while time.monotonic() < end and not self.runs():
+        while time.monotonic() < end and not self.runs() and has_not_ended(pid):
             time.sleep(0.001)
         time.sleep(self.case.number * (4.0 if self.fresh else 0.7))
         os.kill(pid, SIGNALS[self.case.fault])
@@ -192,7 +192,7 @@ class Checks:
         changed = [
             str(path) for path in kept.keys() | contents(folder).keys() if kept.get(path) != contents(folder).get(path)
         ]
-        saved = case.fault == "full disk" and self.consistent(folder)
+        saved = case.expect == EITHER and self.consistent(folder)  # It may fail in a later update.
         self.expect(not changed or saved, f"a failed resume changed {changed}")
         others = [path for path in folder.parent.iterdir() if path != folder]
         self.expect(not others, f"a failed resume left {others}")
@@ -202,10 +202,7 @@ class Checks:
         code = []
 
         def second(pid: int) -> None:
-            while (
-                not (folder / ".lock").exists()
-                and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
-            ):
+            while not (folder / ".lock").exists() and has_not_ended(pid):
                 time.sleep(0.001)
             subfolder = self.folder / "second"
             subfolder.mkdir()
@@ -219,6 +216,7 @@ class Checks:
         first = self.start(words(more | {"--trainer.max_steps": "1000000"}), during=second)
         if self.ended_as(code[0], ERROR):
             self.expect("is being written by another process" in code[0].err, f"the line is {code[0].err}")
+        (folder / ".lock").unlink(missing_ok=True)  # Left where the signal came before training; its lock is gone.
         if self.expect(
             first.code == 128 + signal.SIGTERM, f"the first run ended with {first.code}: {first.err[-300:]}"
         ):
@@ -277,5 +275,5 @@ def columns(path: Path) -> dict[str, list[float | None]]:
 
 
 def contents(folder: Path) -> dict[Path, bytes]:
-    """Read every file of a folder."""
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Read every file of a folder, but those that TensorBoard writes on its own."""
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "tfevents" not in path.name}

@@ -54,20 +54,23 @@ def run(arguments: list[str], folder: Path, fresh: bool, before: Callable = int,
     for handle in handles:
         os.close(handle)
     during(pid)
-    status, deadline = None, time.monotonic() + TIMEOUT
-    while status is None:
-        ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if ended is None and time.monotonic() > deadline:
+    deadline = time.monotonic() + TIMEOUT
+    while has_not_ended(pid):
+        if time.monotonic() > deadline:
             os.kill(pid, signal.SIGKILL)
-        if ended is not None:
-            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         time.sleep(0.002)
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     deadline = time.monotonic() + 5
     while (left := members(pid)) and time.monotonic() < deadline:
         time.sleep(0.02)
     for process in left:
         os.kill(process, signal.SIGKILL)
     return Ended(status if status >= 0 else 128 - status, *(path.read_text() for path in files), left)
+
+
+def has_not_ended(pid: int) -> bool:
+    """Tell whether a child goes on; it stays to be waited for."""
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
 
 def forked(arguments: list[str], folder: Path, handles: list[int], before: Callable) -> int:

@@ -67,7 +67,10 @@ ACTIONS = {
     "box": BOUNDED,
     "integers": _closeness(Box(-10, 10, (2,), np.int32), _within(-10, 10)),
     "infinite": _closeness(Box(-np.inf, np.inf, (2,), np.float64), lambda action: action),
-    "tuple": (Tuple((INDEX[0], BOUNDED[0])), lambda target, action: INDEX[1](target, action[0]) + BOUNDED[1](target, action[1])),
+    "tuple": (
+        Tuple((INDEX[0], BOUNDED[0])),
+        lambda target, action: INDEX[1](target, action[0]) + BOUNDED[1](target, action[1]),
+    ),
     "dict": (
         Dict(parts=PARTS[0], numbers=BOUNDED[0]),
         lambda target, action: PARTS[1](target, action["parts"]) + BOUNDED[1](target, action["numbers"]),
@@ -80,8 +83,8 @@ ACTIONS = {
 class Identity(gym.Env):
     """Eight timesteps, each with a new target.
 
-    In the kind ``masked`` the target itself is forbidden at times, and then any other action earns the same; the mask is
-    an entry of a Dict observation, or else in the info. No action is allowed in the end.
+    In the kind ``masked`` two actions are forbidden at a time; where the target is, the next allowed one earns the
+    reward. The mask is an entry of a Dict observation, or else in the info. No action is allowed in the end.
     """
 
     def __init__(self, observations: str, actions: str) -> None:

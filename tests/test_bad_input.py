@@ -59,7 +59,6 @@ BAD = {
     "no native implementation": ("fit --env.id Acrobot-v1 --data.backend native", r"Acrobot-v1 has no vectorised"),
     "negative seed": ("fit --seed_everything -1", r"--seed_everything must be from 0 to 4294967295, not -1"),
     "seed of letters": ("fit --seed_everything abc", r"--seed_everything: expected an int; got abc"),
-    "Box actions": ("fit --env.id Pendulum-v1", r"Box"),
     "unknown policy module": ("fit --model.policy nope.Policy", r"--model.policy: no module named 'nope'"),
     "unknown policy class": ("fit --model.policy tests.envs.Nope", r"--model.policy: .*Nope"),
     "layer of no units": ("fit --model.policy.hidden_sizes [0]", r"hidden_sizes must be .*, not \[0\]"),
@@ -109,11 +108,11 @@ BAD = {
     ),
     "an environment that fails": (
         "predict --untrained true --env.id tests.envs:Failing-v0 --data.eval_episodes 3 --data.num_envs 1",
-        r"Failing-v0, evaluation, step 13: .*RuntimeError: the simulator lost its licence",
+        r"Failing-v0, evaluation, step \d+: .*RuntimeError: the simulator lost its licence",
     ),
     "an observation of another shape": (
         'predict --untrained true --env.id tests.envs:Failing-v0 --data.num_envs 1 --env.kwargs {"how":"shape"}',
-        r"Failing-v0, evaluation, step 14: .*an observation of shape \(7,\) came",
+        r"Failing-v0, evaluation, step \d+: .*an observation of shape \(7,\) came",
     ),
     "rewards that are not finite": (
         "fit --env.id tests.envs:Broken-v0",

@@ -19,8 +19,8 @@ from pg_lightning.functional import (
     timestep_indices,
     timestep_mean,
 )
-from tests import naive
 from pg_lightning.metrics import exponential_moving_average
+from tests import naive
 
 numbers = st.floats(-1e3, 1e3, width=32)
 packed = st.lists(st.lists(numbers, min_size=1, max_size=40), min_size=1, max_size=6)

@@ -7,7 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from pg_lightning import EpisodeDataModule, EpisodeSampler, MLPPolicy, NoNormalization, Reinforce
+from pg_lightning import EpisodeDataModule, EpisodeSampler, MLPPolicy, Reinforce
 from pg_lightning.policies import BetaHead, GaussianHead, PredictedStdGaussianHead, SquashedGaussianHead
 from pg_lightning.policies.dropout import evaluating
 from pg_lightning.sampling.actors import make_actor
@@ -36,7 +36,7 @@ def combinations():
                 yield pytest.param(actions, observations, seed, marks=marks)
 
 
-@pytest.mark.parametrize(("actions", "observations", "seed"), combinations())
+@pytest.mark.parametrize(("actions", "observations", "seed"), list(combinations()))
 def test_the_identity_is_learnt(actions, observations, seed):
     env = partial(Identity, observations=observations, actions=actions if actions in ACTIONS else "box")
     pl.seed_everything(seed, verbose=False)
@@ -51,7 +51,9 @@ def test_the_identity_is_learnt(actions, observations, seed):
     seconds = time.process_time() - started
     envs = agent.env.make_vector(32)
     with evaluating(agent.policy):
-        greedy = EpisodeSampler(envs, 64, seed).sample(make_actor(agent.policy, agent.env.action_space, greedy=True), 2**20)
+        greedy = EpisodeSampler(envs, 64, seed).sample(
+            make_actor(agent.policy, agent.env.action_space, greedy=True), 2**20
+        )
     reached, best, random = greedy.returns.mean().item(), env().optimum(), env().random_return()
     print(f"closed {(reached - random) / (best - random):.3f} in {seconds:.1f} s")
     assert reached >= random + 0.95 * (best - random)

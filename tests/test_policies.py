@@ -180,8 +180,8 @@ def test_layers_without_units_or_with_too_many(sizes):
 def test_spaces_it_is_not_made_for():
     with pytest.raises(ValueError, match=r"no head for the action space Text.*heads exist for"):
         MLPPolicy(BOX, gym.spaces.Text(3))
-    with pytest.raises(ValueError, match=r"no encoder for the observation space Text.*--env.wrappers.*--model.policy"):
-        MLPPolicy(gym.spaces.Text(3), DISCRETE)
+    with pytest.raises(ValueError, match=r"no encoder for the observation space Sequence.*--env.wrappers"):
+        MLPPolicy(gym.spaces.Sequence(DISCRETE), DISCRETE)
 
 
 def test_evaluating_restores_each_modules_mode():
@@ -232,8 +232,8 @@ def test_the_articles_network():
 
 @pytest.mark.parametrize("shape", [(), (4,), (2, 3), (2, 2, 2)])
 def test_observations_of_any_shape_are_flattened(shape):
-    policy = MLPPolicy(gym.spaces.Box(0, 255, shape, np.uint8), gym.spaces.Discrete(3), hidden_sizes=(6, 5), bias=True)
-    observations = torch.randint(0, 256, (9, *shape), dtype=torch.uint8)
+    policy = MLPPolicy(gym.spaces.Box(0, 255, shape, np.int64), gym.spaces.Discrete(3), hidden_sizes=(6, 5), bias=True)
+    observations = torch.randint(0, 256, (9, *shape))
     assert policy(observations).log_prob(torch.zeros(9)).shape == (9,)
     sizes = [tuple(module.weight.shape) for module in policy.body if isinstance(module, nn.Linear)]
     assert sizes == [(6, int(np.prod(shape))), (5, 6), (3, 5)]

@@ -266,9 +266,10 @@ def main(args: list[str] | None = None) -> None:
         if os.environ.get("PG_LIGHTNING_TRACEBACK"):
             raise
         root = getattr(cli, "root", Path(TRAINER_DEFAULTS["default_root_dir"]))
-        if from_another_process(error) and told_by_another(root, started):
+        world_size = cli.trainer.world_size if hasattr(cli, "trainer") else 1
+        if world_size > 1 and from_another_process(error) and told_by_another(root, started):
             sys.exit(1)
-        sys.exit(one_line(error, root))
+        sys.exit(one_line(error, root, world_size))
     if cli.exit_code:
         sys.exit(cli.exit_code)
 

@@ -1,6 +1,5 @@
 """Errors in one line: what was wrong, where, whose fault it was, and where the full traceback is."""
 
-import os
 import re
 import sys
 import time
@@ -44,12 +43,7 @@ def interrupted(error: BaseException) -> bool:
 
 def from_another_process(error: BaseException) -> bool:
     """Tell whether an error only says that another process of a distributed run has ended."""
-    return is_in_group() and isinstance(error, RuntimeError) and bool(_BROKEN_CONNECTION.search(str(error)))
-
-
-def is_in_group() -> bool:
-    """Tell whether this is one of several processes of a distributed run."""
-    return int(os.environ.get("WORLD_SIZE", 1)) > 1
+    return isinstance(error, RuntimeError) and bool(_BROKEN_CONNECTION.search(str(error)))
 
 
 def told_by_another(root: Path, started: float) -> bool:
@@ -62,13 +56,14 @@ def told_by_another(root: Path, started: float) -> bool:
     return False
 
 
-def one_line(error: BaseException, root: Path) -> str:
+def one_line(error: BaseException, root: Path, world_size: int = 1) -> str:
     """Describe an error in one line of at most 600 characters; write its traceback below ``root``, if it tells more.
 
     Args:
         error: whatever ended the run.
         root: folder of all runs. ``errors/<time>.log`` in it gets the traceback of an error in other code than this
             package's own checks.
+        world_size: number of processes; with several there is always a log, by which the others know.
     """
     first = origin(error)
     text = condense(str(error))
@@ -82,7 +77,7 @@ def one_line(error: BaseException, root: Path) -> str:
     # The package's own checks of the configuration say what is wrong with it.
     if (fault := whose_fault(error)) and fault not in text and not (fault == "configuration" and is_ours(first)):
         notes.append(f"fault of the {fault}")
-    if (is_in_group() or first is not error or not is_ours(first)) and (log := write_log(error, root)):
+    if (world_size > 1 or first is not error or not is_ours(first)) and (log := write_log(error, root)):
         notes.append(f"traceback in {log}")
     return f"error: {text}" + (f" ({'; '.join(notes)})" if notes else "")
 

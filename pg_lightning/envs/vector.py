@@ -18,6 +18,7 @@ from pg_lightning.envs.envpool import EnvPoolEnvs
 from pg_lightning.envs.errors import EnvironmentFault, environment_errors
 from pg_lightning.envs.masks import MaskRows, mask_alone
 from pg_lightning.envs.rows import as_reward, empty_rows, has_only_arrays, row_writer, splitter
+from pg_lightning.tree import tree_map
 
 if TYPE_CHECKING:
     from pg_lightning.envs.environment import Environment
@@ -116,6 +117,7 @@ class _WorkerEnv(gym.Env):
         self._environment = environment
         self._env: Any = None
         self._write = row_writer(self.observation_space, empty_rows(self.observation_space, 1))
+        self._split = splitter(self.action_space)
         if os.getpid() != main_process:  # Gymnasium also makes one in the main process, to read its spaces.
             # Workers inherit handlers with which they would live on. They leave Ctrl-C to the main process.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -137,7 +139,8 @@ class _WorkerEnv(gym.Env):
         """Take an action."""
         try:
             with environment_errors():
-                action = int(action) if isinstance(self.action_space, gym.spaces.Discrete) else action
+                # Gymnasium sends NumPy scalars; the environment gets what SyncEnvs would give it.
+                (action,) = self._split(tree_map(lambda value: np.asarray(value)[None], action))
                 observation, reward, terminated, truncated, info = self._env.step(action)
                 self._write(0, observation)
                 return observation, as_reward(reward), bool(terminated), bool(truncated), mask_alone(info)

@@ -1,0 +1,47 @@
+"""Checks of a Trainer's settings, under which a policy could not learn from what it did."""
+
+import warnings
+from typing import Any
+
+from pg_lightning.directions import Direction
+
+PRECISIONS = ("32-true", "64-true", "bf16-mixed")
+
+
+def check_precision(trainer: Any) -> None:
+    """Refuse, with a ValueError, a precision in which a policy would not score its actions as it took them."""
+    if trainer.precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {trainer.precision}")
+
+
+def check_loader(trainer: Any) -> None:
+    """Refuse, with a ValueError, a loader that would sample with an older policy than the one that learns."""
+    if getattr(trainer.train_dataloader, "num_workers", 0) > 0:
+        raise ValueError(
+            "num_workers must be 0: a worker's copy of the policy never learns. Hand the EpisodeDataset itself to the "
+            "Trainer; for environments in processes of their own use backend 'async'."
+        )
+    if trainer.num_training_batches == float("inf"):
+        raise ValueError(
+            "the training dataset needs a __len__: without one Lightning fetches a batch ahead, sampled by the policy "
+            "before the last update"
+        )
+
+
+def check_accumulation(trainer: Any) -> None:
+    """Refuse, with a ValueError, gradient accumulation: the same episodes would be learnt from again and again."""
+    if trainer.accumulate_grad_batches != 1:
+        raise ValueError(
+            "accumulate_grad_batches must be 1, also through GradientAccumulationScheduler: use more "
+            "episodes_per_update instead"
+        )
+
+
+def check_step_length(trainer: Any, direction: Direction, has_optimizer: bool) -> None:
+    """Warn where something else changes a step whose length the direction sets."""
+    if direction.sets_step and (trainer.gradient_clip_val or has_optimizer):
+        warnings.warn(
+            f"{type(direction).__name__} sets the length of the step by max_kl, which does not hold "
+            + ("under gradient clipping" if trainer.gradient_clip_val else "with an optimizer of one's own"),
+            stacklevel=2,
+        )
