@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pg_lightning.checkpoint_file import FORMAT, FORMAT_KEY, check_environment, read_checkpoint
-from pg_lightning.checks import check_accumulation, check_loader, check_precision, check_step_length
+from pg_lightning.checks import check_accumulation, check_lag, check_loader, check_precision, check_step_length
 from pg_lightning.diagnostics import KL_TIMESTEPS, explained_variance, kl_of_step, relative_lag
 from pg_lightning.directions import Direction
 from pg_lightning.envs import Environment, as_environment
@@ -26,9 +26,6 @@ from pg_lightning.sampling.actors import make_actor
 from pg_lightning.sampling.reading import read_one
 from pg_lightning.schedules import Schedule, value_of
 from pg_lightning.tree import tree_map
-
-LAG_LIMIT, LAG_LIMIT_AUTOCAST = 1e-3, 0.1
-"""Largest difference between recorded and recomputed log-probs, relative to 1 + |log π|."""
 
 
 class Agent(pl.LightningModule):
@@ -128,7 +125,8 @@ class Agent(pl.LightningModule):
     def report(self, batch: Batch, loss: Tensor, measured: list[tuple[Tensor, Tensor]]) -> Outcome:
         """Check what was measured before the weights change; nothing is counted before they have."""
         log_probs, entropies = map(torch.cat, zip(*measured, strict=True))
-        self.check_lag(lag := relative_lag(log_probs, batch.episodes.log_probs))
+        lag = relative_lag(log_probs, batch.episodes.log_probs)
+        check_lag(lag, self.global_step, torch.is_autocast_enabled(self.device.type))
         if not math.isfinite(value := loss.item()):
             raise ValueError(f"update {self.global_step}: the loss is {value}; weights unchanged")
         self.outcome = gather_outcome(self, batch.outcome)
@@ -148,16 +146,6 @@ class Agent(pl.LightningModule):
         self.num_timesteps.add_(batch.whole.episodes.num_timesteps)
         counters = {name: getattr(self, f"num_{name}").item() for name in ("episodes", "env_steps", "timesteps")}
         self.metrics = self.measured | counters
-
-    def check_lag(self, lag: float) -> None:
-        """Stop if the policy that learns is not the policy that acted."""
-        limit = LAG_LIMIT_AUTOCAST if torch.is_autocast_enabled(self.device.type) else LAG_LIMIT
-        if not lag <= limit:
-            raise ValueError(
-                f"update {self.global_step}: the policy scores its own actions differently than when it took them "
-                f"(policy_lag {lag:.2g}, limit {limit:g}); weights unchanged. Usual reasons: BatchNorm, dropout other "
-                "than nn.Dropout, hidden state, or noise in the policy's forward"
-            )
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
         """Take the step, measure it, fit what learns beside it, and publish the metrics before any callback runs."""

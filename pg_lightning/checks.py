@@ -1,9 +1,12 @@
-"""Checks of a Trainer's settings, under which a policy could not learn from what it did."""
+"""Checks that stop a run in which a policy would not learn from what it did."""
 
 import warnings
 from typing import Any
 
 from pg_lightning.directions import Direction
+
+LAG_LIMIT, LAG_LIMIT_AUTOCAST = 1e-3, 0.1
+"""Largest difference between recorded and recomputed log-probs, relative to 1 + |log π|."""
 
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
@@ -44,4 +47,15 @@ def check_step_length(trainer: Any, direction: Direction, has_optimizer: bool) -
             f"{type(direction).__name__} sets the length of the step by max_kl, which does not hold "
             + ("under gradient clipping" if trainer.gradient_clip_val else "with an optimizer of one's own"),
             stacklevel=2,
+        )
+
+
+def check_lag(lag: float, update: int, autocast: bool) -> None:
+    """Stop, with a ValueError, if the policy that learns is not the policy that acted."""
+    limit = LAG_LIMIT_AUTOCAST if autocast else LAG_LIMIT
+    if not lag <= limit:
+        raise ValueError(
+            f"update {update}: the policy scores its own actions differently than when it took them (policy_lag "
+            f"{lag:.2g}, limit {limit:g}); weights unchanged. Usual reasons: BatchNorm, dropout other than nn.Dropout, "
+            "hidden state, or noise in the policy's forward"
         )

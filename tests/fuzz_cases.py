@@ -114,6 +114,15 @@ OPTIONS: list[dict[str, str]] = [
 ]
 """Options with values that must be refused."""
 
+OPTIMIZERS: list[dict[str, str]] = [
+    {},
+    {},
+    {"--optimizer.lr": "0.01"},
+    {"--optimizer": "SGD", "--optimizer.lr": "1e-4"},
+    {"--optimizer": "AdamW"},
+    {"--optimizer": "RMSprop", "--optimizer.lr": "1e-4"},
+]
+
 SIGNALS = {"SIGKILL": signal.SIGKILL, "SIGTERM": signal.SIGTERM, "SIGINT": signal.SIGINT}
 FILES = {
     "truncated last": OK,  # previous.ckpt is there.
@@ -256,8 +265,7 @@ def settings(chance: random.Random, env: dict[str, Any], limit: int | None) -> d
     options["--model.baseline"] = baseline = chance.choice(baselines + ["TimestepBaseline"] * (episodes > 1))
     if baseline in ("LinearBaseline", "Critic") and chance.random() < 0.7:
         options["--model.returns"] = "GAE"
-    options |= chance.choice([{}, {}, {"--optimizer.lr": "0.01"}, {"--optimizer": "SGD", "--optimizer.lr": "1e-4"},
-                              {"--optimizer": "AdamW"}, {"--optimizer": "RMSprop", "--optimizer.lr": "1e-4"}])  # fmt: skip
+    options |= chance.choice(OPTIMIZERS)
     options |= chance.choice([{}, {}, {}, {"--lr_scheduler": "StepLR", "--lr_scheduler.step_size": "2"},
                               {"--lr_scheduler": "CosineAnnealingLR", "--lr_scheduler.T_max": "9"},
                               {"--lr_scheduler": "ReduceLROnPlateau", "--lr_scheduler.monitor": "episode_return"},

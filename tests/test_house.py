@@ -25,7 +25,7 @@ LEVELS = [
     {"policies.dropout"},
     {"episodes"},
     {"envs", "metrics", "fitted", "fisher", "diagnostics", "policies", "gradients"},
-    {"returns", "baselines", "normalizations", "directions", "critic", "optimizers"},
+    {"returns", "baselines", "normalizations", "directions", "checks", "critic", "optimizers"},
     {"gathering", "sampling", "checkpoint_file", "defaults"},
     {"agent"},
     {"reinforce"},

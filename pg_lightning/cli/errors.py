@@ -23,8 +23,8 @@ COMPLETE = (ValueError, OSError, ImportError, gym.error.Error, MisconfigurationE
 ROOMS = {"envs": "environment", "sampling": "environment"} | dict.fromkeys(("policies", "gradients", "episodes"), "policy")
 """Rooms of this package whose errors come from the code that they call."""
 
-POLICY = ("_made", "loss", "measure", "report", "check_lag", "check_gradient")
-"""Functions of the agent that call the policy, or check what it did."""
+POLICY = ("_made", "loss", "measure", "report")
+"""Functions of the agent that call the policy."""
 
 _BROKEN_CONNECTION = re.compile("closed by peer|reset by peer|Broken pipe|gloo|NCCL|c10d|TCPStore", re.IGNORECASE)
 """What torch's backends say when another process is gone."""
@@ -74,8 +74,7 @@ def one_line(error: BaseException, root: Path, world_size: int = 1) -> str:
     if len(text) > 600:
         text = f"{text[:400]} ... {text[-190:]}"
     notes = []
-    # The package's own checks of the configuration say what is wrong with it.
-    if (fault := whose_fault(error)) and fault not in text and not (fault == "configuration" and is_ours(first)):
+    if (fault := whose_fault(error)) and fault not in text:
         notes.append(f"fault of the {fault}")
     if (world_size > 1 or first is not error or not is_ours(first)) and (log := write_log(error, root)):
         notes.append(f"traceback in {log}")
@@ -100,14 +99,14 @@ def is_ours(error: BaseException) -> bool:
 
 
 def whose_fault(error: BaseException) -> str:
-    """Name whose fault an error is: environment, policy or configuration; "" where only a developer can tell."""
+    """Name whose fault an error is: environment, policy or configuration; "" where the message of a check says it."""
     for link in chain(error):
         if isinstance(link, EnvironmentFault):
             return "environment"
         if isinstance(link, PolicyError):
             return "policy"
     first = origin(error)
-    if is_ours(first) and not isinstance(first, COMPLETE):
+    if is_ours(first):
         return ""
     ours = [frame for frame in frames(first) if Path(frame.f_code.co_filename).is_relative_to(PACKAGE)]
     if not ours:

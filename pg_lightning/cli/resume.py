@@ -43,7 +43,7 @@ def typed_options(arguments: list[str]) -> dict[str, Any]:
     {'env.id': 'Acrobot-v1', 'optimizer': '{lr: 0.1}', 'optimizer.lr': 0.1}
     """
     options = dict[str, Any]()
-    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if not word.startswith("-"):
             continue
         name, equals, value = word.lstrip("-").partition("=")
