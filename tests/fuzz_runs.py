@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -91,6 +92,7 @@ def forked(arguments: list[str], folder: Path, handles: list[int], before: Calla
         signal.signal(signal.SIGINT, signal.default_int_handler)
         before()
         os.close(writing)
+        warn_as_usual()
         hurry()
         command_line(arguments)
         code = 0
@@ -104,6 +106,18 @@ def forked(arguments: list[str], folder: Path, handles: list[int], before: Calla
             print(code, file=sys.stderr)
     finally:
         os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def warn_as_usual() -> None:
+    """Print warnings as a new Python does; under pytest they would be errors, or recorded."""
+    warnings.resetwarnings()
+    for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning, FutureWarning):
+        warnings.simplefilter("ignore", category)
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    warnings.showwarning = show
 
 
 def hurry() -> None:

@@ -31,7 +31,10 @@ def runs(tmp_path_factory):
 
 
 BAD = {
-    "unknown environment": ("fit --env.id Nope-v0", r"environment 'Nope-v0': .*doesn't exist.*traceback in runs/errors/"),
+    "unknown environment": (
+        "fit --env.id Nope-v0",
+        r"environment 'Nope-v0': .*doesn't exist.*traceback in runs/errors/",
+    ),
     "unknown version": ("fit --env.id CartPole-v9", r"environment 'CartPole-v9'"),
     "no such module": ("fit --env.id nomodule:Env-v0", r"No module named 'nomodule'"),
     "malformed id": ("fit --env.id ???", r"environment '\?\?\?'"),
@@ -54,7 +57,10 @@ BAD = {
     ),
     "no time for a step": ("fit --data.step_timeout 0", r"step_timeout must be more than 0 seconds.*not 0"),
     "all time for a step": ("fit --data.step_timeout .inf", r"--data.step_timeout must be a finite number, not inf"),
-    "no evaluation episodes": ("test --untrained true --data.eval_episodes 0", r"eval_episodes must be at least 1, not 0"),
+    "no evaluation episodes": (
+        "test --untrained true --data.eval_episodes 0",
+        r"eval_episodes must be at least 1, not 0",
+    ),
     "unknown backend": ("fit --data.backend fast", r"backend must be one of auto, .*, not 'fast'"),
     "no native implementation": ("fit --env.id Acrobot-v1 --data.backend native", r"Acrobot-v1 has no vectorised"),
     "negative seed": ("fit --seed_everything -1", r"--seed_everything must be from 0 to 4294967295, not -1"),

@@ -42,8 +42,9 @@ def test_a_fit_leaves_everything_in_its_own_folder(folder, capsys):
         weighted, weight = 0.99 * weighted + 0.01 * length, 0.99 * weight + 0.01
     running_reward = weighted / weight
     assert running_reward == pytest.approx(summary["running_reward"], rel=1e-9)
-    assert f"Solved (not confirmed) after {summary['episodes']:,} episodes: the running reward {running_reward:.2f}" in (
-        printed.out
+    assert (
+        f"Solved (not confirmed) after {summary['episodes']:,} episodes: the running reward {running_reward:.2f}"
+        in (printed.out)
     )
     assert printed.out.splitlines()[-1] == "Ended: solved. Run folder: runs/CartPole-v1/version_0"
     assert printed.err == ""

@@ -7,7 +7,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from pg_lightning import EpisodeDataModule, EpisodeSampler, MLPPolicy, Reinforce
+from pg_lightning import (
+    EpisodeDataModule,
+    EpisodeSampler,
+    Gradient,
+    LeaveOneOut,
+    MLPPolicy,
+    MonteCarlo,
+    PerBatch,
+    Reinforce,
+)
 from pg_lightning.policies import BetaHead, GaussianHead, PredictedStdGaussianHead, SquashedGaussianHead
 from pg_lightning.policies.dropout import evaluating
 from pg_lightning.sampling.actors import make_actor
@@ -43,6 +52,10 @@ def test_the_identity_is_learnt(actions, observations, seed):
     agent = Reinforce(
         env,
         partial(MLPPolicy, hidden_sizes=(32,), bias=True, activation="tanh", head=HEADS.get(actions)),
+        returns=MonteCarlo(),
+        baseline=LeaveOneOut(),
+        normalization=PerBatch(),
+        direction=Gradient(),
         gamma=0.0,
         optimizer=partial(torch.optim.Adam, lr=0.02),
     )
@@ -55,6 +68,6 @@ def test_the_identity_is_learnt(actions, observations, seed):
             make_actor(agent.policy, agent.env.action_space, greedy=True), 2**20
         )
     reached, best, random = greedy.returns.mean().item(), env().optimum(), env().random_return()
-    print(f"closed {(reached - random) / (best - random):.3f} in {seconds:.1f} s")
+    print(f"{actions} {observations} {seed} closed {(reached - random) / (best - random):.3f} in {seconds:.1f} s")
     assert reached >= random + 0.95 * (best - random)
     assert seconds < 10

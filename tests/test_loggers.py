@@ -9,8 +9,8 @@ import pytest
 from pg_lightning.cli import main
 
 METRICS = {
-    *("loss", "entropy", "episode_return", "episode_length", "truncated", "policy_lag", "grad_norm"),
-    *("episodes", "env_steps", "timesteps", "running_reward"),
+    *("loss", "entropy", "episode_return", "episode_length", "truncated", "policy_lag", "grad_norm", "kl"),
+    *("episodes", "env_steps", "timesteps", "running_reward", "explained_variance"),
 }
 FIT = ["fit", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
 FIT += ["--trainer.max_steps", "3", "--data.num_envs", "2", "--trainer.logger"]

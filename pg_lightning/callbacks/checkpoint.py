@@ -72,22 +72,23 @@ class RunCheckpoint(Checkpoint):
         temporary = Path(trainer.default_root_dir, "checkpoints", "last.ckpt.tmp")
         recorder = next((c for c in trainer.callbacks if isinstance(c, RunRecorder)), None)  # type: ignore[attr-defined]
         try:
-            with suppress(FileNotFoundError):  # A symbolic link would be followed.
-                temporary.unlink()
+            if trainer.is_global_zero:
+                temporary.unlink(missing_ok=True)  # A symbolic link would be followed.
             trainer.save_checkpoint(temporary, weights_only=False)
             if trainer.is_global_zero:
                 if recorder is not None:
                     recorder.flush(trainer)
                 put_in_place(temporary, is_best, keep=self._good)
         except BaseException:  # The disk is full: leave no part behind, and what was good as it was.
-            with suppress(OSError):
-                temporary.unlink()
+            if trainer.is_global_zero:
+                with suppress(OSError):
+                    temporary.unlink()
             raise
         self._due_at, self._good = time.monotonic() + self.every_seconds, True
         self._saved = trainer.global_step
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the highest running reward of a saved checkpoint, the limit of updates, and which limit ended the run."""
+        """Return the highest running reward of a saved checkpoint, the limit of updates, and what ended the run."""
         return {"best": self.best, "ended": self._ended, "max_steps": self._max_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -196,7 +197,7 @@ class OptimizerOptions(Callback):
 
 
 def lacking_states(agent: Any, checkpoint: dict[str, Any]) -> set[str]:
-    """Name the entries that the agent's optimizer keeps for a parameter and that the checkpoint's states do not have."""
+    """Name the entries that the agent's optimizer keeps for a parameter and the checkpoint's states do not have."""
     parameters = [torch.nn.Parameter(torch.zeros_like(parameter)) for parameter in agent.learning_parameters()]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)

@@ -98,7 +98,7 @@ def _text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 class RunCSVLogger(Logger):
-    """CSVLogger of a run folder: ``metrics.csv`` is written when the run's checkpoint is saved, and continued on resume.
+    """CSVLogger of a run folder: writes ``metrics.csv`` when the run's checkpoint is saved, and continues it on resume.
 
     Lightning's own deletes the file of a run that is resumed, and writes on its own.
 
@@ -142,7 +142,7 @@ class RunCSVLogger(Logger):
         """Do nothing: ``config.yaml`` holds them."""
 
     @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         """Add a row."""
         row = {f"{self._prefix}-{name}" if self._prefix else name: _plain(value) for name, value in metrics.items()}
         self.table.rows.append(row | {"step": step or 0})

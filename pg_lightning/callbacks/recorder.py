@@ -41,7 +41,8 @@ class RunRecorder(Callback):
     ) -> None:
         self.config, self.source, self.every_seconds = config, source, every_seconds
         self.begun, self.seconds = False, 0.0
-        self._rows = dict[str, int]()
+        self.tables, self._rows = list[Table](), dict[str, int]()
+        self._started = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find out what there is to continue; nothing is written yet."""
@@ -49,7 +50,8 @@ class RunRecorder(Callback):
         self.folder = Path(trainer.default_root_dir)
         columns = ["episode", "update", "return", "length", "truncated"]
         self.episodes = Table(self.folder / "episodes.csv", columns)
-        self.tables = [self.episodes, *(logger.table for logger in trainer.loggers if isinstance(logger, RunCSVLogger))]
+        metrics = [logger.table for logger in trainer.loggers if isinstance(logger, RunCSVLogger)]
+        self.tables = [self.episodes, *metrics]
         if self.source is not None:
             for table in self.tables:
                 table.resume(self.source / table.path.name, self._rows.get(table.path.name, 0))
@@ -186,7 +188,7 @@ class PredictionWriter(Callback):
         path = Path(trainer.default_root_dir, f"episodes{part}.npz")
         path.parent.mkdir(parents=True, exist_ok=True)
         file = io.BytesIO()
-        np.savez(file, **flat(batch))
+        np.savez(file, **flat(batch))  # type: ignore[arg-type]
         write_whole(path, file.getvalue())
         print(f"{len(batch)} episodes, mean return {batch.returns.mean():.2f}: {path}")
 

@@ -21,6 +21,7 @@ from pg_lightning.callbacks.recorder import PredictionWriter, RunRecorder, draw
 from pg_lightning.cli.errors import from_another_process, interrupted, one_line, told_by_another
 from pg_lightning.cli.parser import (
     FIT,
+    ROOT,
     TRAINER_DEFAULTS,
     Parser,
     ParserExit,
@@ -59,12 +60,10 @@ class CLI(LightningCLI):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         try:
             super().__init__(*args, **kwargs)
-        except BaseException:
-            if self.run is not None and (self.recorder is None or not self.recorder.begun):
-                self.run.discard()
-            raise
         finally:
             if self.run is not None:
+                if self.recorder is None or not self.recorder.begun:
+                    self.run.discard()
                 self.run.release()
 
     @staticmethod
@@ -97,7 +96,7 @@ class CLI(LightningCLI):
         arguments = list(sys.argv[1:] if args is None else args)
         typed = typed_options(arguments)
         command = next((word for word in arguments if word in self.subcommands()), None)
-        self.root = Path(typed.get("trainer.default_root_dir") or TRAINER_DEFAULTS["default_root_dir"])
+        self.root = Path(typed.get("trainer.default_root_dir") or ROOT)
         base = dict[str, Any]()
         named = typed.get("ckpt_path")
         if command is not None and named not in (None, "null"):
@@ -115,7 +114,7 @@ class CLI(LightningCLI):
             raise ValueError(f"{command} needs --ckpt_path; --untrained true plays with an untrained policy")
 
     def _resume(self, path: Path, command: str, typed: dict[str, Any]) -> dict[str, Any]:
-        """Read the checkpoint, lock its run's folder if training goes on there; return the configuration to go on with."""
+        """Read the checkpoint, lock its run's folder if training goes on there; return its configuration."""
         writes = command == "fit" and is_first_process() and typed.get("trainer.fast_dev_run") in (None, "false", False)
         self.resumed = open_checkpoint(path, writes)
         self.run = self.resumed.run
@@ -142,7 +141,7 @@ class CLI(LightningCLI):
                 parent = folder.parent if folder else Path(config.trainer.default_root_dir) / folder_name(config.env.id)
                 self.run = RunFolder.new(parent)
             self._config_text = self._parser("fit").dump(saved, skip_none=False)
-            folder = self.run and self.run.path
+            folder = self.run.path if self.run else None
         if folder is not None:
             config.trainer.default_root_dir = str(folder)
             place_logger(config.trainer.logger, folder)
@@ -180,10 +179,8 @@ class CLI(LightningCLI):
     def fit(self, model: Any, **kwargs: Any) -> None:
         """Train, unless the run that is resumed has ended."""
         if self.resumed is not None:
-            reason = already_ended(self.resumed, self.model, self.stop, self.trainer.max_steps)
-            if reason is not None:
-                self._say_ended(reason)
-                return
+            if (reason := already_ended(self.resumed, self.model, self.stop, self.trainer)) is not None:
+                return self._say_ended(reason)
         self.trainer.fit(model, **kwargs)
         self._say_where()
 
@@ -192,26 +189,21 @@ class CLI(LightningCLI):
         assert self.resumed is not None
         if is_first_process():
             print(f"{self.resumed.folder or self.resumed.path} has already ended: {reason}")
-        if (
-            self.run is not None
-            and self.run is self.resumed.run
-            and not (self.run.path / "learning_curve.png").exists()
-        ):
-            draw(self.run.path)
+        if (run := self.resumed.run) is not None and not (run.path / "learning_curve.png").exists():
+            draw(run.path)
 
     def _say_where(self) -> None:
         """Print the closing lines: why the run ended, where it is, and how to go on if it was interrupted."""
         interrupts = [c for c in self.trainer.callbacks if isinstance(c, GracefulInterrupt)]  # type: ignore[attr-defined]
         number = interrupts[0].signal if interrupts else None
         self.exit_code = 0 if number is None else 128 + number
-        if self.run is None:
+        if self.run is None or self.recorder is None or not self.recorder.begun:
             return
         print(f"Ended: {self.recorder.summary['reason']}. Run folder: {self.run.path}")
         last = self.run.path / "checkpoints" / "last.ckpt"
         if number is not None and last.exists():
-            print(
-                f"Stopped after update {self.trainer.global_step}. Go on with: python train.py fit --ckpt_path {last}"
-            )
+            step = self.trainer.global_step
+            print(f"Stopped after update {step}. Go on with: python train.py fit --ckpt_path {last}")
 
 
 def is_first_process() -> bool:
@@ -244,7 +236,7 @@ def main(args: list[str] | None = None) -> None:
     """
     quiet()
     started = time.time()
-    cli = CLI.__new__(CLI)
+    cli, exact = CLI.__new__(CLI), {"allow_abbrev": False}  # An abbreviated --ckpt_path would be Lightning's alone.
     try:
         cli.__init__(  # type: ignore[misc]
             Reinforce,
@@ -252,9 +244,7 @@ def main(args: list[str] | None = None) -> None:
             None,
             trainer_defaults=TRAINER_DEFAULTS,
             parser_class=Parser,
-            parser_kwargs={"allow_abbrev": False}
-            | {name: {"allow_abbrev": False} for name in CLI.subcommands()}
-            | {"fit": {"allow_abbrev": False, "description": FIT}},
+            parser_kwargs=dict.fromkeys(CLI.subcommands(), exact) | exact | {"fit": exact | {"description": FIT}},
             auto_configure_optimizers=False,
             args=args,
         )
@@ -265,7 +255,7 @@ def main(args: list[str] | None = None) -> None:
             sys.exit(128 + signal.SIGINT)
         if os.environ.get("PG_LIGHTNING_TRACEBACK"):
             raise
-        root = getattr(cli, "root", Path(TRAINER_DEFAULTS["default_root_dir"]))
+        root = getattr(cli, "root", Path(ROOT))
         world_size = cli.trainer.world_size if hasattr(cli, "trainer") else 1
         if world_size > 1 and from_another_process(error) and told_by_another(root, started):
             sys.exit(1)

@@ -20,7 +20,10 @@ PACKAGE = Path(__file__).parents[1]
 COMPLETE = (ValueError, OSError, ImportError, gym.error.Error, MisconfigurationException)
 """Errors whose message says it all; of others the line names the type."""
 
-ROOMS = {"envs": "environment", "sampling": "environment"} | dict.fromkeys(("policies", "gradients", "episodes"), "policy")
+ROOMS = {
+    **dict.fromkeys(("envs", "sampling"), "environment"),
+    **dict.fromkeys(("policies", "gradients", "episodes"), "policy"),
+}
 """Rooms of this package whose errors come from the code that they call."""
 
 POLICY = ("_made", "loss", "measure", "report")

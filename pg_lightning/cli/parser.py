@@ -17,8 +17,11 @@ from pg_lightning.envs import Environment
 from pg_lightning.hparams import describe
 from pg_lightning.sampling.dataset import UPDATES_PER_EPOCH
 
+ROOT = "runs"
+"""Folder of all runs."""
+
 TRAINER_DEFAULTS = {
-    "default_root_dir": "runs",
+    "default_root_dir": ROOT,
     "max_steps": 1000,
     "max_epochs": -1,
     "log_every_n_steps": 1,

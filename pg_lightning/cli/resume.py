@@ -1,4 +1,4 @@
-"""Resuming: which checkpoint ``--ckpt_path`` means, the configuration to go on with, and whether there is more to do."""
+"""Resuming: which checkpoint ``--ckpt_path`` means, its configuration, and whether there is more to do."""
 
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,6 +12,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from pg_lightning.checkpoint_file import read_checkpoint
 from pg_lightning.cli.runs import RunFolder, folder_name, newest_run, run_of
+from pg_lightning.sampling.dataset import UPDATES_PER_EPOCH
 
 TRUSTED = ("pg_lightning", "torch", "pytorch_lightning")
 """Packages that are imported because a checkpoint names them."""
@@ -247,14 +248,14 @@ def shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in state.items() if not name.endswith("_extra_state")}
 
 
-def already_ended(resumed: Resumed, agent: Any, stop: Any, max_steps: int) -> str | None:
+def already_ended(resumed: Resumed, agent: Any, stop: Any, trainer: pl.Trainer) -> str | None:
     """Say why there is nothing more to do under the options of now, ``None`` where there is.
 
     Args:
         resumed: the checkpoint.
         agent: as configured.
         stop: the StopAtRewardThreshold as configured.
-        max_steps: updates after which training ends, -1 for no such limit.
+        trainer: with the limits of now.
     """
     checkpoint, step = resumed.checkpoint, resumed.checkpoint["global_step"]
     if (state := checkpoint["callbacks"].get(stop.state_key)) is not None:
@@ -268,6 +269,10 @@ def already_ended(resumed: Resumed, agent: Any, stop: Any, max_steps: int) -> st
     env_steps = int(checkpoint["state_dict"]["num_env_steps"])
     if stop.max_env_steps is not None and env_steps >= stop.max_env_steps:
         return f"{env_steps:,} env steps were taken (--stop.max_env_steps {stop.max_env_steps})"
-    if 0 < max_steps <= step:
-        return f"{step:,} updates were made (--trainer.max_steps {max_steps})"
+    if 0 < trainer.max_steps <= step:
+        return f"{step:,} updates were made (--trainer.max_steps {trainer.max_steps})"
+    epochs, limit = trainer.max_epochs or -1, trainer.limit_train_batches
+    updates = limit if isinstance(limit, int) else int(UPDATES_PER_EPOCH * limit)
+    if 0 < epochs * updates <= step:
+        return f"{step:,} updates were made, {updates:,} an epoch (--trainer.max_epochs {epochs})"
     return None

@@ -48,9 +48,11 @@ class Actor(ABC):
 
         Torch's generator is seeded from it, for what a policy itself draws.
         """
-        torch.manual_seed(int(rng.integers(2**63)))
         parameter = next(self.policy.parameters(), torch.zeros(()))
         self.device, self.is_double = parameter.device, parameter.dtype == torch.float64
+        # On a CPU, torch.manual_seed takes 0.4 ms to note a call for a GPU that may be used later.
+        seed_torch = torch.default_generator.manual_seed if self.device.type == "cpu" else torch.manual_seed
+        seed_torch(int(rng.integers(2**63)))
         self.drawing = Drawing(num_envs, rng)
         self.masks: list[list[np.ndarray]] = [[] for _ in self.dropouts if self.policy.training]
 
@@ -106,6 +108,8 @@ def _rows(blocks: list[np.ndarray], rows: np.ndarray) -> Tensor:
 
 def action_adapter(policy: nn.Module, action_space: gym.Space) -> Any:
     """Return what turns a policy's raw actions into the environment's: its ``to_env``, or that of the space."""
+    if isinstance(policy, Policy) and getattr(policy.to_env, "__func__", None) is Policy.to_env:
+        return policy.head.to_env  # Without a detour in every step.
     return getattr(policy, "to_env", partial(to_env, action_space))
 
 
@@ -131,6 +135,8 @@ class HeadActor(Actor):
             self.masks = []  # The twins record their own.
         else:
             self.drawing.masks = []
+        head = self.policy.head  # Looked up once: a module's parts are found slowly.
+        self.choose = (lambda outputs, noise: head.mode(outputs)) if self.greedy else head.sample
         self.noise: Iterator[Tree] = iter(())
         self.outputs: list[np.ndarray] = []
 
@@ -147,7 +153,7 @@ class HeadActor(Actor):
             outputs = self.policy.head.masked(outputs, action_mask)
         noise, place = next(self.noise, None) or self._draw(outputs)
         place[...] = outputs
-        return self.policy.head.mode(outputs) if self.greedy else self.policy.head.sample(outputs, noise)
+        return self.choose(outputs, noise)
 
     def _draw(self, outputs: np.ndarray) -> tuple[Tree, np.ndarray]:
         """Draw the noise of the next steps and make room for their outputs; return the first step's."""

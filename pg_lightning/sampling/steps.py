@@ -99,8 +99,8 @@ class Steps:
             now.actions, now.action_masks = tree_map(
                 lambda leaf: np.empty((self.block_size, *leaf.shape), leaf.dtype), (actions, action_masks)
             )
-        for place, mask in zip(now.action_masks, action_masks, strict=True):
-            place[index] = mask
+        if action_masks:
+            now.action_masks[0][index] = action_masks[0]
         if isinstance(now.actions, np.ndarray):
             now.actions[index] = actions
         else:
