@@ -42,7 +42,7 @@ class Direction(Recorded, ABC):
 class Gradient(Direction):
     """The gradient itself; Adam by default."""
 
-    optimizer = partial(torch.optim.Adam, lr=3e-3)
+    optimizer = partial(torch.optim.Adam, lr=0.02)
 
     def __call__(self, policy: nn.Module, batch: Batch, progress: float | None, over_processes: Sum) -> None:
         """Leave the gradients as they are."""

@@ -153,8 +153,7 @@ class Chunk(NamedTuple):
 
     def rows(self, rows: slice) -> "Chunk":
         """Return some of its timesteps, as views."""
-        *trees, num_episodes = self
-        return Chunk(*tree_map(lambda leaf: leaf[rows], tuple(trees)), num_episodes)
+        return self._replace(**{n: tree_map(lambda leaf: leaf[rows], getattr(self, n)) for n in self._fields[:-1]})
 
     def distribution(self, policy: nn.Module) -> Distribution:
         """Return the policy's distributions at its observations, under the dropout masks that it acted with."""
