@@ -69,7 +69,7 @@ def failing(error):
         (Panic("index out of bounds"), "Panic: index out of bounds"),
     ],
 )
-@pytest.mark.parametrize("backend", BACKENDS.keys() - {"envpool"})
+@pytest.mark.parametrize("backend", sorted(BACKENDS.keys() - {"envpool"}))
 def test_an_environment_that_cannot_be_made(error, message, backend):
     with pytest.raises(
         EnvironmentFault, match=f"^environment 'FailingInit' with kwargs {{'size': 2}}: {message}$"

@@ -57,9 +57,12 @@ class Table:
         """Return the number of rows, on the disk and waiting."""
         return self._kept + len(self.rows)
 
-    def resume(self, source: Path, rows: int) -> None:
-        """Take over the first rows of a file at the first flush; a kill may have left others, or half a line."""
-        self._source, self._kept = source, rows
+    def resume(self, source: Path, rows: int | None) -> None:
+        """Take over the first rows of a file, or all, at the first flush; a kill may have left more, or half a line."""
+        if rows is None and source.exists():
+            with source.open(newline="") as file:
+                rows = sum(1 for _ in csv.DictReader(file))
+        self._source, self._kept = source, rows or 0
 
     def flush(self) -> None:
         """Write the rows that wait."""

@@ -54,7 +54,7 @@ class RunRecorder(Callback):
         self.tables = [self.episodes, *metrics]
         if self.source is not None:
             for table in self.tables:
-                table.resume(self.source / table.path.name, self._rows.get(table.path.name, 0))
+                table.resume(self.source / table.path.name, self._rows.get(table.path.name))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

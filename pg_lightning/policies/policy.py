@@ -71,8 +71,8 @@ class MLPPolicy(Policy):
         activation: between the layers.
         bias: whether the linear layers have biases (article: no).
         dropout: probability that a hidden unit is dropped, before the activation (article: 0.6).
-        init: of the weights: ``"default"`` as PyTorch does it, or ``"orthogonal"``, with an output layer scaled by 0.01:
-            all actions are about equally probable at first.
+        init: of the weights: ``"default"`` as PyTorch does it, or ``"orthogonal"``, with the output layer scaled by
+            0.01: all actions are about equally probable at first.
         encoder: class of an encoder; by default that of the observation space.
         head: class of a head; by default that of the action space.
 
