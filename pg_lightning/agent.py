@@ -11,14 +11,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
+from pg_lightning import checks
 from pg_lightning.checkpoint_file import FORMAT, FORMAT_KEY, check_environment, read_checkpoint
-from pg_lightning.checks import check_accumulation, check_lag, check_loader, check_precision, check_step_length
 from pg_lightning.diagnostics import KL_TIMESTEPS, explained_variance, kl_of_step, relative_lag
 from pg_lightning.directions import Direction
 from pg_lightning.envs import Environment, as_environment
 from pg_lightning.episodes import Batch, Episodes, Outcome
 from pg_lightning.fitted import Fitted
-from pg_lightning.gathering import gather_outcome
+from pg_lightning.gathering import gather_outcome, sum_over_processes
 from pg_lightning.hparams import build, describe
 from pg_lightning.optimizers import configure_optimizers
 from pg_lightning.policies.dropout import evaluating, with_consistent_dropout
@@ -88,17 +88,18 @@ class Agent(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse a precision in which the policy cannot learn what it did."""
-        check_precision(self.trainer)
+        checks.check_precision(self.trainer)
 
     def on_train_start(self) -> None:
         """Refuse a loader that would sample with an older policy than the one that learns."""
         self._logged, self._learnt = self.global_step, -1
-        check_loader(self.trainer)
-        check_step_length(self.trainer, self.direction, self.make_optimizer is not None)
+        self._publish()
+        checks.check_loader(self.trainer)
+        checks.check_step_length(self.trainer, self.direction, self.make_optimizer is not None)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Refuse gradient accumulation, which a callback may have switched on: episodes would be learnt from twice."""
-        check_accumulation(self.trainer)
+        checks.check_accumulation(self.trainer)
 
     def check_on_policy(self, batch: Batch) -> None:
         """Refuse episodes that another policy sampled, or that were learnt from before."""
@@ -114,11 +115,7 @@ class Agent(pl.LightningModule):
 
     def check_gradient(self) -> None:
         """Measure the norm of the gradient; stop before one that is not finite reaches the weights."""
-        named = [(name, p.grad) for name, p in self.policy.named_parameters() if p.grad is not None]
-        self.measured["grad_norm"] = norm = nn.utils.get_total_norm([gradient for _, gradient in named]).item()
-        if not math.isfinite(norm):
-            bad = next((name for name, gradient in named if not torch.isfinite(gradient).all()), "the policy")
-            raise ValueError(f"update {self.global_step}: the gradient of {bad} is not finite; weights unchanged")
+        self.measured["grad_norm"] = checks.checked_norm(self.policy, self.global_step)
 
     # Metrics
 
@@ -126,7 +123,7 @@ class Agent(pl.LightningModule):
         """Check what was measured before the weights change; nothing is counted before they have."""
         log_probs, entropies = map(torch.cat, zip(*measured, strict=True))
         lag = relative_lag(log_probs, batch.episodes.log_probs)
-        check_lag(lag, self.global_step, torch.is_autocast_enabled(self.device.type))
+        checks.check_lag(lag, self.global_step, torch.is_autocast_enabled(self.device.type))
         if not math.isfinite(value := loss.item()):
             raise ValueError(f"update {self.global_step}: the loss is {value}; weights unchanged")
         self.outcome = gather_outcome(self, batch.outcome)
@@ -156,19 +153,17 @@ class Agent(pl.LightningModule):
         assert self.batch is not None
         self.count(self.batch, self.outcome)
         sample = self.batch.spaced(KL_TIMESTEPS)
-        self.metrics["kl"] = self.sum_over_processes(kl_of_step(self.policy, sample)).item() / self.trainer.world_size
+        self.metrics["kl"] = sum_over_processes(self, kl_of_step(self.policy, sample)).item() / self.trainer.world_size
         fitted = [module for module in self.modules() if isinstance(module, Fitted)]
         for module in sorted(fitted, key=lambda module: module.order):
             self.metrics |= module.fit(self.batch.whole)
+            checks.check_fitted(module, self.global_step)
         self.batch = None  # Or its memory would stay while the next one is sampled.
-        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.metrics.items()})
+        self._publish()
 
-    def sum_over_processes(self, tensor: Tensor) -> Tensor:
-        """Add up a tensor over all processes."""
-        if self._trainer is None or self.trainer.world_size == 1:
-            return tensor
-        everywhere: Any = self.all_gather(tensor)
-        return everywhere.sum(0)
+    def _publish(self) -> None:
+        """Let callbacks and schedulers monitor the last update's metrics by name."""
+        self.trainer.callback_metrics.update({name: torch.tensor(value) for name, value in self.metrics.items()})
 
     @property
     def progress(self) -> float | None:
@@ -202,6 +197,11 @@ class Agent(pl.LightningModule):
         """Make the optimizer, and a scheduler that steps once per update."""
         return configure_optimizers(self.policy, self.direction, self.make_optimizer, self.make_lr_scheduler)
 
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """Step a scheduler once per update; Lightning repeats the end of the last update when it resumes a run."""
+        if self._learnt >= 0:
+            super().lr_scheduler_step(scheduler, metric)
+
     # Evaluation
 
     def _evaluate(self, episodes: Episodes, dataloader_idx: int) -> None:
@@ -217,9 +217,12 @@ class Agent(pl.LightningModule):
         """Log the evaluation episodes' returns, sampled and greedy."""
         self._evaluate(batch, dataloader_idx)
 
-    def test_step(self, batch: Episodes, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log the evaluation episodes' returns, sampled and greedy."""
-        self._evaluate(batch, dataloader_idx)
+    def on_validation_epoch_end(self) -> None:
+        """Give the row of a validation the number of its update; Lightning would take the one before."""
+        if self.trainer.state.fn == "fit":
+            self.log("step", float(self.global_step))
+
+    test_step = validation_step
 
     def predict_step(self, batch: Episodes, batch_idx: int, dataloader_idx: int = 0) -> Episodes:
         """Return the episodes as they were played."""
@@ -250,8 +253,13 @@ class Agent(pl.LightningModule):
     # Checkpoints
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note the version of the checkpoint's content."""
+        """Note the version of the checkpoint's content, and the metrics, which a scheduler may watch."""
         checkpoint[FORMAT_KEY] = FORMAT
+        checkpoint["metrics"] = self.metrics
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the metrics of the last update from a checkpoint."""
+        self.metrics = checkpoint.get("metrics", {})
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **arguments: Any) -> Self:  # type: ignore[override]

@@ -1,7 +1,11 @@
 """Checks that stop a run in which a policy would not learn from what it did."""
 
+import math
 import warnings
 from typing import Any
+
+import torch
+from torch import nn
 
 from pg_lightning.directions import Direction
 
@@ -57,5 +61,25 @@ def check_lag(lag: float, update: int, autocast: bool) -> None:
         raise ValueError(
             f"update {update}: the policy scores its own actions differently than when it took them (policy_lag "
             f"{lag:.2g}, limit {limit:g}); weights unchanged. Usual reasons: BatchNorm, dropout other than nn.Dropout, "
-            "hidden state, or noise in the policy's forward"
+            "hidden state, noise in the policy's forward, or outputs too large for float32 (try a lower learning rate)"
         )
+
+
+def check_fitted(module: nn.Module, update: int) -> None:
+    """Stop, with a ValueError, before numbers of a fitted part that are not finite are saved."""
+    tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if tensor.is_floating_point()]
+    if not all(torch.isfinite(tensor).all() for tensor in tensors):
+        raise ValueError(
+            f"update {update}: {type(module).__name__} was fitted to numbers that are not finite any more; are the "
+            "rewards too large?"
+        )
+
+
+def checked_norm(policy: nn.Module, update: int) -> float:
+    """Return the norm of a policy's gradient; stop, with a ValueError, if it is not finite."""
+    named = [(name, p.grad) for name, p in policy.named_parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm([gradient for _, gradient in named]).item()
+    if not math.isfinite(norm):
+        bad = next((name for name, gradient in named if not torch.isfinite(gradient).all()), "the policy")
+        raise ValueError(f"update {update}: the gradient of {bad} is not finite; weights unchanged")
+    return norm

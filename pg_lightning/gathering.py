@@ -65,3 +65,11 @@ def gather_outcome(module: pl.LightningModule, outcome: Outcome) -> Outcome:
     returns, lengths, truncated = torch.cat(list(module.all_gather(columns)), dim=1)
     env_steps: Any = module.all_gather(outcome.env_steps.to(module.device))
     return Outcome(returns, lengths.long(), truncated.bool(), env_steps.sum())
+
+
+def sum_over_processes(module: pl.LightningModule, tensor: Tensor) -> Tensor:
+    """Add up a tensor over all processes."""
+    if _is_alone(module):
+        return tensor
+    everywhere: Any = module.all_gather(tensor)
+    return everywhere.sum(0)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -17,7 +18,7 @@ from pg_lightning.directions import Direction
 from pg_lightning.envs import Environment
 from pg_lightning.episodes import Batch, Chunk, Episodes
 from pg_lightning.functional import policy_gradient_loss, timestep_discounts
-from pg_lightning.gathering import gather_episodes, own_part
+from pg_lightning.gathering import gather_episodes, own_part, sum_over_processes
 from pg_lightning.gradients import summed_over_chunks
 from pg_lightning.normalizations import Normalization
 from pg_lightning.policies.policy import PolicyFactory
@@ -116,4 +117,4 @@ class Reinforce(Agent):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn the gradient, averaged over all processes, into the direction of the step."""
         self.check_gradient()
-        self.direction(self.policy, self.batch, self.progress, self.sum_over_processes)
+        self.direction(self.policy, self.batch, self.progress, partial(sum_over_processes, self))

@@ -135,6 +135,8 @@ def second_name(path: Path, name: Path) -> None:
     except OSError:  # No hard links here.
         shutil.copyfile(path, spare)
     os.replace(spare, name)
+    with suppress(FileNotFoundError):  # Two names of the same file stay as they are.
+        spare.unlink()
 
 
 class OptimizerOptions(Callback):

@@ -117,7 +117,7 @@ def log_if_due(trainer: pl.Trainer) -> None:
     """Have this update's metrics logged, if they are to be, before the module does it at the end of the update."""
     agent: Any = trainer.lightning_module
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    if every and trainer.global_step % every == 0:
+    if every and (trainer.global_step % every == 0 or end_reason(trainer) is not None):
         agent.log_update()
 
 

@@ -81,7 +81,8 @@ class EvaluationDataset(IterableDataset[Episodes]):
     def __iter__(self) -> Iterator[Episodes]:
         """Yield all episodes."""
         with evaluating(self.policy):
-            yield self._sampler.sample(self._actor(), EVALUATION_UPDATE)
+            episodes = self._sampler.sample(self._actor(), EVALUATION_UPDATE)
+        yield episodes  # Outside: whoever holds the iterator would hold the policy in eval mode, too.
 
     def _actor(self) -> Actor:
         return make_actor(self.policy, self._sampler.envs.single_action_space, self.greedy)

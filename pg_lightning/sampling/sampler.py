@@ -94,7 +94,9 @@ class EpisodeSampler:
             try:
                 with watchdog(lambda: self._step, self.step_timeout):
                     steps = self._run(actor, self._env_seed(update))
-            except (Exception, SystemExit) as error:
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException as error:  # A panic of a simulator written in Rust is no Exception.
                 raise self._explained(error, update) from error
         return self._pack(actor, steps, update)
 
