@@ -4,7 +4,10 @@ import csv
 import os
 import subprocess
 import sys
+import traceback
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,7 +74,31 @@ def forked(arguments, patch=lambda: None):
 
 
 def other(*arguments):
-    """Run the command line as a user does, where the module can be imported."""
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.getcwd()}"}
+    """Run the command line in a process that may import from the working folder; return its code, stdout and stderr."""
+    if (pid := os.fork()) == 0:
+        sys.stdout, sys.stderr = (open(name, "w") for name in ("stdout", "stderr"))
+        sys.path.insert(0, os.getcwd())
+        warnings.simplefilter("default")
+        code = 0
+        try:
+            main(list(arguments))
+        except SystemExit as ended:
+            print(ended.code, file=sys.stderr) if isinstance(ended.code, str) else None
+            code = 1 if isinstance(ended.code, str) else ended.code or 0
+        except BaseException:
+            traceback.print_exc()
+            code = 70
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    texts = [Path(name).read_text() for name in ("stdout", "stderr")]
+    for name in ("stdout", "stderr"):
+        Path(name).unlink()
+    return SimpleNamespace(returncode=code, stdout=texts[0], stderr=texts[1])
+
+
+def typed(*arguments):
+    """Run ``python train.py`` as a user does; return the completed process."""
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{os.getcwd()}", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)

@@ -14,6 +14,7 @@ from tests.runs import (  # noqa: F401 - The folder is a fixture.
     error,
     folder,
     other,
+    typed,
 )
 
 BROKEN_MODULES = {
@@ -87,7 +88,7 @@ NONSENSE = {
     "--optimizer SparseAdam": "SparseAdam does not support dense gradients.*configuration",
     "--optimizer LBFGS": "LBFGS",
     "--lr_scheduler StepLR --lr_scheduler.step_size 0": "ZeroDivisionError.*configuration",
-    "--trainer.limit_train_batches 1 --trainer.callbacks EarlyStopping --trainer.callbacks.monitor none": "`none`",
+    "--trainer.limit_train_batches 1 --trainer.callbacks EarlyStopping --trainer.max_steps 2 --trainer.callbacks.monitor none": "`none`",
     "--model.policy.hidden_sizes [100000000000]": "hidden_sizes must be",
     "--trainer.max_steps 0": "--trainer.max_steps must be at least 1, or -1 for no limit, not 0",
     "--trainer.max_epochs 0": "--trainer.max_epochs must be at least 1",
@@ -173,7 +174,7 @@ def test_E8_a_failing_rank_is_one_line(rank):
         "--trainer.callbacks",
         "tests.test_errors.FailingRank",
     ]
-    done = other("fit", *FEW, *two, "--trainer.callbacks.rank", str(rank))
+    done = typed("fit", *FEW, *two, "--trainer.callbacks.rank", str(rank))
     assert done.returncode == 1
     assert re.fullmatch(rf"error: RuntimeError: no memory on rank {rank} \(.*\)\n", done.stderr), done.stderr
     assert not list(Path("runs").rglob("version_*"))

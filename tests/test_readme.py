@@ -37,7 +37,7 @@ def folder(tmp_path, monkeypatch):
     yield tmp_path
     for name in FILES:
         sys.modules.pop(name.removesuffix(".py"), None)
-    gym.registry.pop("Balance-v0", None)
+    gym.registry.pop("Drift-v0", None)
 
 
 def test_the_python_of_the_readme(capsys):

@@ -9,8 +9,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,6 @@ import yaml
 from pg_lightning.callbacks.checkpoint import RunCheckpoint
 from pg_lightning.cli import main
 from pg_lightning.cli.runs import RunFolder
-from tests.helpers import ROOT
 from tests.runs import (  # noqa: F401 - The folder is a fixture.
     BROKEN,
     FEW,
@@ -33,6 +30,7 @@ from tests.runs import (  # noqa: F401 - The folder is a fixture.
     folder,
     forked,
     rows,
+    typed,
     updates_of,
 )
 
@@ -272,18 +270,6 @@ def test_a_barebones_run_writes_nothing():
     assert not Path("runs").exists()
 
 
-def test_the_simple_profiler_prints_its_report(capfd):
-    done = subprocess.run(
-        [
-            sys.executable,
-            str(ROOT / "train.py"),
-            "fit",
-            *FEW,
-            "--trainer.max_steps",
-            "2",
-            "--trainer.profiler",
-            "simple",
-        ],
-        capture_output=True,
-    )
-    assert done.returncode == 0 and b"FIT Profiler Report" in done.stdout + done.stderr
+def test_the_simple_profiler_prints_its_report():
+    done = typed("fit", *FEW, "--trainer.max_steps", "2", "--trainer.profiler", "simple")
+    assert done.returncode == 0 and "FIT Profiler Report" in done.stdout + done.stderr

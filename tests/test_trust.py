@@ -4,10 +4,7 @@ Each test is named after the row of the findings that it closes.
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,7 +14,6 @@ import yaml
 from pg_lightning.cli import main
 from pg_lightning.cli.runs import RunFolder, folder_name
 from pg_lightning.plotting import title
-from tests.helpers import ROOT
 from tests.runs import (  # noqa: F401 - The folder is a fixture.
     BROKEN,
     FEW,
@@ -29,6 +25,7 @@ from tests.runs import (  # noqa: F401 - The folder is a fixture.
     error,
     folder,
     other,
+    typed,
 )
 
 
@@ -39,12 +36,10 @@ def test_C7_testing_an_untrained_policy_must_be_asked_for(capsys):
     assert "greedy_return_mean" in capsys.readouterr().out
 
 
-def test_C8_each_process_writes_its_own_predictions(tmp_path):
+def test_C8_each_process_writes_its_own_predictions():
     main(["fit", *FEW, "--trainer.max_steps", "2"])
     two = ["--trainer.strategy", "ddp", "--trainer.devices", "2", *QUIET, "--data.eval_episodes", "3"]
-    command = [sys.executable, str(ROOT / "train.py"), "predict", "--ckpt_path", "last", *two]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    done = typed("predict", "--ckpt_path", "last", *two)
     assert done.returncode == 0 and len(re.findall(r"3 episodes, mean return \S+: (\S+)", done.stdout)) == 2
     assert {path.name for path in RUN.glob("*.npz")} == {"episodes_rank0.npz", "episodes_rank1.npz"}
 

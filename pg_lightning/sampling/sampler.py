@@ -123,7 +123,8 @@ class EpisodeSampler:
 
     def _name(self) -> str:
         """Name the environment, for a message."""
-        return self.envs.spec.id if self.envs.spec is not None else type(self.envs).__name__
+        spec = self.envs.spec
+        return spec.id if spec is not None else getattr(self.envs, "name", type(self.envs).__name__)
 
     def _when(self, update: int) -> str:
         """Name the environment and the update, for an error."""
@@ -160,17 +161,17 @@ class EpisodeSampler:
             steps.write(step, actions, rewards, terminated, truncated, masks)
             ended, idle = terminated | truncated, None
             if np.count_nonzero(ended):  # On few numbers a tenth of the time of ended.any().
-                last_end = step
+                due = ended & (owed > 0)
+                last_end = step if due.any() else last_end
                 if self.autoreset == AutoresetMode.SAME_STEP:
                     final = reader.final_observations(infos["final_obs"])
                 else:
-                    final, idle = reader.observations(observations), ended.copy()
-                ended &= owed > 0
-                steps.end(step, np.flatnonzero(ended), final)
-                owed -= ended
+                    final, idle = reader.observations(observations), ended
+                steps.end(step, np.flatnonzero(due), final)
+                owed -= due
                 unfinished = bool(owed.any())
                 if self.autoreset == AutoresetMode.DISABLED and unfinished:
-                    mask = ended & (owed > 0) if self.skips_idle else terminated | truncated
+                    mask = due & (owed > 0) if self.skips_idle else terminated | truncated
                     if mask.any():
                         observations, infos = envs.reset(options={"reset_mask": mask})
                         idle &= ~mask
