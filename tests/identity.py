@@ -10,16 +10,16 @@ VECTOR = Box(-1, 1, (3,), np.float32)
 
 
 def _image(target, rng):
-    """A bright square in one of the four corners, with noise."""
-    image = rng.integers(0, 60, (6, 6, 1), np.uint8)
+    """A bright square in one of the four corners, on a grey of random brightness."""
+    image = np.full((6, 6, 1), int(60 * rng.random()), np.uint8)
     row, column = divmod(target, 2)
-    image[3 * row : 3 * row + 3, 3 * column : 3 * column + 3] += 190
+    image[3 * row : 3 * row + 3, 3 * column : 3 * column + 3] = 250
     return image
 
 
 def _vector(target, rng):
-    signs = 2 * np.array(divmod(target, 2)) - 1
-    return np.array([*(0.8 * signs), rng.uniform(-1, 1)], np.float32)
+    first, second = divmod(target, 2)
+    return np.array([1.6 * first - 0.8, 1.6 * second - 0.8, 2 * rng.random() - 1], np.float32)
 
 
 OBSERVATIONS = {
@@ -42,8 +42,11 @@ def _closeness(space, unit):
     """Reward of numbers: 1 at the target, a quarter of the way from the middle to a bound, less the squared error."""
 
     def reward(target, action):
-        signs = 2 * np.array(divmod(target, 2)) - 1
-        return 1 - np.mean((unit(action.astype(np.float64)) - 0.25 * signs) ** 2)
+        errors = (
+            unit(value) - (0.25 if sign else -0.25)
+            for value, sign in zip(action.tolist(), divmod(target, 2), strict=True)
+        )
+        return 1 - sum(error**2 for error in errors) / 2
 
     return space, reward
 
@@ -53,7 +56,8 @@ def _within(low, high):
 
 
 def _bits(target, action):
-    return np.mean(np.array(divmod(target, 2)) == action)
+    first, second = action.tolist()
+    return ((target // 2 == first) + (target % 2 == second)) / 2
 
 
 BOUNDED = _closeness(Box(-1, 3, (2,), np.float32), _within(-1, 3))

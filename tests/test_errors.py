@@ -84,11 +84,12 @@ def test_E1_a_log_that_cannot_be_written_is_not_named():
     assert Path("file").read_bytes() == b""
 
 
+EARLY = "--trainer.max_steps 2 --trainer.limit_train_batches 1 --trainer.callbacks EarlyStopping"
 NONSENSE = {
     "--optimizer SparseAdam": "SparseAdam does not support dense gradients.*configuration",
     "--optimizer LBFGS": "LBFGS",
     "--lr_scheduler StepLR --lr_scheduler.step_size 0": "ZeroDivisionError.*configuration",
-    "--trainer.limit_train_batches 1 --trainer.callbacks EarlyStopping --trainer.max_steps 2 --trainer.callbacks.monitor none": "`none`",
+    f"{EARLY} --trainer.callbacks.monitor none": "`none`",
     "--model.policy.hidden_sizes [100000000000]": "hidden_sizes must be",
     "--trainer.max_steps 0": "--trainer.max_steps must be at least 1, or -1 for no limit, not 0",
     "--trainer.max_epochs 0": "--trainer.max_epochs must be at least 1",

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import pg_lightning.callbacks.checkpoint as checkpoint_module
 from pg_lightning.callbacks.checkpoint import RunCheckpoint
 from pg_lightning.cli import main
 from pg_lightning.cli.runs import RunFolder
@@ -224,31 +225,37 @@ def test_B5_validation_rows_are_those_of_the_uninterrupted_run(stops, every_seco
         assert (resumed / name).read_text() == (whole / name).read_text()
 
 
-def test_B5_rows_written_before_a_kill_in_the_save_are_written_once():
-    """A kill between the rows and the move of the checkpoint leaves rows of an update that is going to be repeated."""
+def kill_in_the_save(update):
+    """Kill between the rows and the move of the checkpoint: the rows are those of an update that will be repeated."""
+    save = RunCheckpoint.save
+
+    def saved(self, trainer):
+        if trainer.global_step == update:
+            checkpoint_module.put_in_place = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+        save(self, trainer)
+
+    RunCheckpoint.save = saved
+
+
+def kill_in_the_validation(update):
+    """Kill before the validation of an update: no checkpoint of that update may be there yet."""
+
+    def killed(self, trainer, pl_module):
+        if trainer.global_step == update:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    RunCheckpoint.on_validation_start = killed
+
+
+@pytest.mark.parametrize(
+    ("kill", "update"), [*((kill_in_the_save, update) for update in (2, 3, 4)), (kill_in_the_validation, 4)]
+)
+def test_B5_rows_around_a_kill_are_written_once(kill, update):
     fit = ["fit", *VALIDATED, "--checkpoint.every_seconds", "0", "--trainer.max_steps", "6"]
     main(fit)
-    for update in (2, 3, 4):
-
-        def kill_before_the_move(update=update):
-            def killed(*arguments, **keywords):
-                os.kill(os.getpid(), signal.SIGKILL)
-
-            save = RunCheckpoint.save
-
-            def saved(self, trainer):
-                if trainer.global_step == update:
-                    import pg_lightning.callbacks.checkpoint as module
-
-                    module.put_in_place = killed
-                save(self, trainer)
-
-            RunCheckpoint.save = saved
-
-        assert os.WTERMSIG(forked(fit, kill_before_the_move)) == signal.SIGKILL
-        main(["fit", "--ckpt_path", "last"])
-        run = max(RUN.parent.iterdir())
-        assert (run / "metrics.csv").read_text() == (RUN / "metrics.csv").read_text(), update
+    assert os.WTERMSIG(forked(fit, lambda: kill(update))) == signal.SIGKILL
+    main(["fit", "--ckpt_path", "last"])
+    assert (RUN.with_name("version_1") / "metrics.csv").read_text() == (RUN / "metrics.csv").read_text()
 
 
 def test_auto_resumes_if_there_is_something():
