@@ -1,7 +1,10 @@
+import os
+
 import torch
 from hypothesis import settings
 
 torch.set_num_threads(1)
+os.environ["WANDB_CONSOLE"] = "off"  # Or it keeps hold of the streams, also in processes forked later.
 settings.register_profile("tests", deadline=None, derandomize=True, database=None)
 settings.load_profile("tests")
 

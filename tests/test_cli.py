@@ -74,7 +74,7 @@ def test_cartpole_yaml_spells_out_every_part():
     parts = {"env", "data", "stop", "lines", "checkpoint"}
     main(["fit", "--config", str(CONFIGS / "cartpole.yaml"), *SMALL, "--data.episodes_per_update", "2"])
     saved = yaml.safe_load((run_of(Path()) / "config.yaml").read_text())
-    assert {name: saved[name].keys() - given[name].keys() for name in parts} == dict.fromkeys(parts, set())
+    assert {name: saved[name].keys() - given[name].keys() for name in parts} == {key: set() for key in parts}
     assert given["model"].keys() >= {"policy", "returns", "baseline", "normalization", "direction", "gamma"}
 
 

@@ -8,6 +8,7 @@ from tests.fuzz import check
 from tests.fuzz_cases import Case, generate
 from tests.fuzz_checks import Checks
 
+
 @pytest.mark.parametrize("seed", range(1000, 1012))
 def test_random_runs(seed, tmp_path):
     result = check(seed, tmp_path)

@@ -60,7 +60,7 @@ def test_the_identity_is_learnt(actions, observations, seed):
         optimizer=partial(torch.optim.Adam, lr=0.02),
     )
     started = time.process_time()  # Of this process alone, so that a busy machine changes nothing.
-    trainer(150).fit(agent, EpisodeDataModule(num_envs=32, seed=seed))
+    trainer(200).fit(agent, EpisodeDataModule(num_envs=32, seed=seed))
     seconds = time.process_time() - started
     envs = agent.env.make_vector(32)
     with evaluating(agent.policy):

@@ -90,4 +90,8 @@ def test_none():
 
 def test_log_every_n_steps():
     main([*FIT, "CSVLogger", "--trainer.max_steps", "7", "--trainer.log_every_n_steps", "3"])
-    assert [row["step"] for row in csv.DictReader((RUN / "metrics.csv").read_text().splitlines())] == ["3", "6"]
+    assert [row["step"] for row in csv.DictReader((RUN / "metrics.csv").read_text().splitlines())] == [
+        "3",
+        "6",
+        "7",
+    ]  # The last one, too.
