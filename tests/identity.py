@@ -87,8 +87,8 @@ ACTIONS = {
 class Identity(gym.Env):
     """Eight timesteps, each with a new target.
 
-    In the kind ``masked`` two actions are forbidden at a time; where the target is, the next allowed one earns the
-    reward. The mask is an entry of a Dict observation, or else in the info. No action is allowed in the end.
+    In the kind ``masked`` one action is forbidden at a time; where it is the target, its neighbour earns the reward.
+    The mask is an entry of a Dict observation, or else in the info. No action is allowed in the end.
     """
 
     def __init__(self, observations: str, actions: str) -> None:
@@ -103,7 +103,7 @@ class Identity(gym.Env):
         observation, info = self._show(self.target, self.np_random), {}
         if self.masked:
             self.mask = np.ones(TARGETS, np.int8)
-            self.mask[self.np_random.permutation(TARGETS)[:2]] = 0
+            self.mask[self.np_random.integers(TARGETS)] = 0
             self.mask *= self.t < STEPS
             if self.in_observation:
                 observation["action_mask"] = self.mask
@@ -129,8 +129,8 @@ class Identity(gym.Env):
 
     @staticmethod
     def best(target, mask):
-        """The allowed action that comes first, from the target on."""
-        return next((target + i) % TARGETS for i in range(TARGETS) if mask[(target + i) % TARGETS])
+        """The target, or where that is forbidden the one with the same first bit."""
+        return target if mask[target] else target ^ 1
 
     def optimum(self):
         """Largest return of an episode."""
