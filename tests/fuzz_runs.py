@@ -85,6 +85,7 @@ def forked(arguments: list[str], folder: Path, handles: list[int], before: Calla
     code: object = 1
     try:
         os.setsid()
+        multiprocessing.process._children.clear()  # Those of the process it comes from are not its own to wait for.
         os.chdir(folder)
         os.dup2(handles[0], 1)
         os.dup2(handles[1], 2)
@@ -101,9 +102,9 @@ def forked(arguments: list[str], folder: Path, handles: list[int], before: Calla
     except BaseException:
         traceback.print_exc()
     try:
-        multiprocessing.util._exit_function()
         if isinstance(code, str):
             print(code, file=sys.stderr)
+        multiprocessing.util._exit_function()
     finally:
         os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
