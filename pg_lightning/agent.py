@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from pg_lightning import checks
 from pg_lightning.checkpoint_file import FORMAT, FORMAT_KEY, check_environment, read_checkpoint
-from pg_lightning.diagnostics import KL_TIMESTEPS, explained_variance, kl_of_step, relative_lag
+from pg_lightning.diagnostics import STEP_TIMESTEPS, explained_variance, measure_step, relative_lag
 from pg_lightning.directions import Direction
 from pg_lightning.envs import Environment, as_environment
 from pg_lightning.episodes import Batch, Episodes, Outcome
 from pg_lightning.fitted import Fitted
 from pg_lightning.gathering import gather_outcome, sum_over_processes
 from pg_lightning.hparams import build, describe
+from pg_lightning.memory import keep_freed_memory
 from pg_lightning.optimizers import configure_optimizers
 from pg_lightning.policies.dropout import evaluating, with_consistent_dropout
 from pg_lightning.sampling.actors import make_actor
@@ -92,6 +93,7 @@ class Agent(pl.LightningModule):
 
     def on_train_start(self) -> None:
         """Refuse a loader that would sample with an older policy than the one that learns."""
+        keep_freed_memory()
         self._logged, self._learnt = self.global_step, -1
         self._publish()
         checks.check_loader(self.trainer)
@@ -119,10 +121,9 @@ class Agent(pl.LightningModule):
 
     # Metrics
 
-    def report(self, batch: Batch, loss: Tensor, measured: list[tuple[Tensor, Tensor]]) -> Outcome:
+    def report(self, batch: Batch, loss: Tensor, log_probs: list[Tensor]) -> Outcome:
         """Check what was measured before the weights change; nothing is counted before they have."""
-        log_probs, entropies = map(torch.cat, zip(*measured, strict=True))
-        lag = relative_lag(log_probs, batch.episodes.log_probs)
+        lag = relative_lag(torch.cat(log_probs), batch.episodes.log_probs)
         checks.check_lag(lag, self.global_step, torch.is_autocast_enabled(self.device.type))
         if not math.isfinite(value := loss.item()):
             raise ValueError(f"update {self.global_step}: the loss is {value}; weights unchanged")
@@ -130,7 +131,6 @@ class Agent(pl.LightningModule):
         self.measured = {
             "loss": value,
             **self.outcome.statistics(),
-            "entropy": entropies.mean().item(),
             "explained_variance": explained_variance(batch.whole.baseline, batch.whole.returns),
             "policy_lag": lag,
         }
@@ -152,8 +152,8 @@ class Agent(pl.LightningModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         assert self.batch is not None
         self.count(self.batch, self.outcome)
-        sample = self.batch.spaced(KL_TIMESTEPS)
-        self.metrics["kl"] = sum_over_processes(self, kl_of_step(self.policy, sample)).item() / self.trainer.world_size
+        measured = sum_over_processes(self, measure_step(self.policy, self.batch.spaced(STEP_TIMESTEPS)))
+        self.metrics["kl"], self.metrics["entropy"] = (measured / self.trainer.world_size).tolist()
         fitted = [module for module in self.modules() if isinstance(module, Fitted)]
         for module in sorted(fitted, key=lambda module: module.order):
             self.metrics |= module.fit(self.batch.whole)

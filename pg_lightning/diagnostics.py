@@ -6,8 +6,8 @@ from torch.distributions import Distribution
 
 from pg_lightning.episodes import Chunk
 
-KL_TIMESTEPS = 1024
-"""Timesteps at most that the KL divergence of a step is measured on."""
+STEP_TIMESTEPS = 1024
+"""Timesteps at most on which a step is measured."""
 
 
 def relative_lag(log_probs: Tensor, recorded: Tensor) -> float:
@@ -21,25 +21,28 @@ def relative_lag(log_probs: Tensor, recorded: Tensor) -> float:
     return ((log_probs - recorded).abs() / (1 + recorded.abs())).max().item()
 
 
-def entropy(distribution: Distribution, log_probs: Tensor, with_gradient: bool) -> Tensor:
+def entropy(distribution: Distribution, log_probs: Tensor) -> Tensor:
     """Return the entropy of every timestep ``[C]``, from its one action where the distribution has no exact one."""
-    with torch.set_grad_enabled(with_gradient):
-        try:
-            return distribution.entropy()
-        except NotImplementedError:
-            return -log_probs
+    try:
+        return distribution.entropy()
+    except NotImplementedError:
+        return -log_probs
 
 
 @torch.no_grad()
-def kl_of_step(policy: nn.Module, sample: Chunk) -> Tensor:
-    r"""Estimate the KL divergence of a step that was just taken, mean over timesteps ``[]``, from the actions taken.
+def measure_step(policy: nn.Module, sample: Chunk) -> Tensor:
+    r"""Return the KL divergence of a step that was just taken, and the entropy after it, means over timesteps ``[2]``.
+
+    The divergence is estimated from the actions taken:
 
     .. math:: \frac{1}{C} \sum_t (r_t - 1 - \log r_t), \quad r_t = \pi_{new}(A_t|S_t) / \pi_{old}(A_t|S_t)
 
     Source: Schulman (2020), "Approximating KL Divergence"; it is unbiased and never negative.
     """
-    log_ratio = (sample.distribution(policy).log_prob(sample.actions) - sample.log_probs).double()
-    return (log_ratio.exp() - 1 - log_ratio).mean()
+    distribution = sample.distribution(policy)
+    log_probs = distribution.log_prob(sample.actions)  # [C]
+    log_ratio = (log_probs - sample.log_probs).double()
+    return torch.stack([(log_ratio.exp() - 1 - log_ratio).mean(), entropy(distribution, log_probs).double().mean()])
 
 
 def explained_variance(baseline: Tensor, returns: Tensor) -> float:

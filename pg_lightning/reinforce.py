@@ -96,23 +96,22 @@ class Reinforce(Agent):
         batch = Batch(episodes, returns, baseline, advantages.to(self.dtype), len(episodes), outcome)
         return own_part(self, batch, played)
 
-    def loss(self, chunk: Chunk) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    def loss(self, chunk: Chunk) -> tuple[Tensor, Tensor]:
         r"""Return a chunk's part of :math:`-\frac{1}{E} \sum_t (\log\pi(A_t|S_t) \hat A_t + \beta H_t)`, entropy H."""
         distribution = chunk.distribution(self.policy)
         log_probs = distribution.log_prob(chunk.actions)  # [C]
         loss = policy_gradient_loss(log_probs, chunk.advantages, chunk.num_episodes)  # []
         bonus = value_of(self.entropy_coef, self.progress)
-        entropies = entropy(distribution, log_probs, with_gradient=bonus != 0)  # [C]
         if bonus:
-            loss = loss - bonus * entropies.sum() / chunk.num_episodes  # []
-        return loss, (log_probs.detach(), entropies.detach())
+            loss = loss - bonus * entropy(distribution, log_probs).sum() / chunk.num_episodes  # []
+        return loss, log_probs.detach()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Return the loss of episodes that the policy sampled just now, with the gradient of all chunks."""
         self.check_on_policy(batch)
         chunks = batch.chunks(self.chunk_size)
-        loss, measured = summed_over_chunks(self.loss, chunks, self.learning_parameters())
-        return {"loss": loss, "outcome": self.report(batch, loss, measured)}
+        loss, log_probs = summed_over_chunks(self.loss, chunks, self.learning_parameters())
+        return {"loss": loss, "outcome": self.report(batch, loss, log_probs)}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn the gradient, averaged over all processes, into the direction of the step."""

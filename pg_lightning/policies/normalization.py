@@ -72,20 +72,19 @@ class NormalizeObservations(Encoder, Fitted):
         return {}
 
 
-def _twin(module: NormalizeObservations, drawing: Drawing) -> Layer | None:
+def _twin(module: NormalizeObservations, drawing: Drawing) -> list[Layer] | None:
     inner = numpy_twin(module.inner, drawing)
     if inner is None or not module.count:
         return inner
-    shift, factor = (tensor.numpy(force=True) for tensor in (module.shift, module.factor))
-    if module.numbers.all():
-        return lambda observations: np.clip((inner(observations) - shift) * factor, -module.clip, module.clip)
-    numbers = module.numbers.numpy(force=True)
+    shift, factor, numbers = (x.numpy(force=True) for x in (module.shift, module.factor, module.numbers))
 
-    def forward(observations: Tree) -> np.ndarray:
-        features = inner(observations)
-        return np.where(numbers, np.clip((features - shift) * factor, -module.clip, module.clip), features)
+    def normalize(features: np.ndarray) -> np.ndarray:
+        return np.clip((features - shift) * factor, -module.clip, module.clip)
 
-    return forward
+    def normalize_numbers(features: np.ndarray) -> np.ndarray:
+        return np.where(numbers, normalize(features), features)
+
+    return [*inner, normalize if numbers.all() else normalize_numbers]
 
 
 TWINS[NormalizeObservations] = _twin

@@ -42,41 +42,43 @@ class Drawing:
         self.masks: list[list[np.ndarray]] = []
 
 
-def numpy_twin(module: nn.Module, drawing: Drawing) -> Layer | None:
-    """Build the twin of a module from its parameters as they are now; ``None`` where it has none."""
-    make = TWINS.get(type(module))
+def numpy_twin(module: nn.Module, drawing: Drawing) -> list[Layer] | None:
+    """Build the twin of a module from its parameters as they are now: NumPy functions to call one after the other.
+
+    ``None`` where it has none.
+    """
     hooks = (module._forward_hooks, module._forward_pre_hooks, "forward" in vars(module))
     everywhere = (torch_module._global_forward_hooks, torch_module._global_forward_pre_hooks)
-    return make(module, drawing) if make is not None and not any(hooks) and not any(everywhere) else None
+    make = None if any(hooks) or any(everywhere) else TWINS.get(type(module))
+    return None if make is None else make(module, drawing)
+
+
+def run_layers(layers: list[Layer], values: Any) -> np.ndarray:
+    """Call layers one after the other."""
+    for layer in layers:
+        values = layer(values)
+    return values
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().numpy(force=True)
 
 
-def _sequential(module: nn.Sequential, drawing: Drawing) -> Layer | None:
-    layers = [numpy_twin(layer, drawing) for layer in module]
-    if any(layer is None for layer in layers):
-        return None
-
-    def forward(values: Any) -> np.ndarray:
-        for layer in layers:
-            values = layer(values)  # type: ignore[misc]
-        return values
-
-    return forward
+def _sequential(module: nn.Sequential, drawing: Drawing) -> list[Layer] | None:
+    twins = [numpy_twin(part, drawing) for part in module]
+    return None if None in twins else [layer for twin in twins for layer in twin or ()]
 
 
-def _linear(module: nn.Linear, drawing: Drawing) -> Layer:
+def _linear(module: nn.Linear, drawing: Drawing) -> list[Layer]:
     weight = _array(module.weight).T  # [inputs, outputs], a view of the parameter
     outputs = np.empty((drawing.num_envs, weight.shape[1]), weight.dtype)
     if module.bias is None:
-        return lambda values: values.dot(weight, outputs)
+        return [lambda values: values.dot(weight, outputs)]
     bias = _array(module.bias)
-    return lambda values: np.add(values.dot(weight, outputs), bias, outputs)
+    return [lambda values: np.add(values.dot(weight, outputs), bias, outputs)]
 
 
-def _relu(module: nn.ReLU, drawing: Drawing) -> Layer:
+def _relu(module: nn.ReLU, drawing: Drawing) -> list[Layer]:
     zeros = outputs = np.zeros(())
 
     def forward(values: np.ndarray) -> np.ndarray:
@@ -85,43 +87,46 @@ def _relu(module: nn.ReLU, drawing: Drawing) -> Layer:
             zeros, outputs = np.zeros_like(values), np.empty_like(values)
         return np.maximum(values, zeros, out=outputs)
 
-    return forward
+    return [forward]
 
 
-def _tanh(module: nn.Tanh, drawing: Drawing) -> Layer:
-    return np.tanh
+def _tanh(module: nn.Tanh, drawing: Drawing) -> list[Layer]:
+    return [np.tanh]
 
 
-def _dropout(module: ConsistentDropout, drawing: Drawing) -> Layer:
+def _dropout(module: ConsistentDropout, drawing: Drawing) -> list[Layer]:
     if not module.training:
-        return lambda values: values
-    blocks, step, scales = list[np.ndarray](), drawing.steps, np.empty(0)
+        return []
+    blocks, step, scales, outputs = list[np.ndarray](), drawing.steps, np.empty(0), np.empty(0)
     drawing.masks.append(blocks)
 
     def forward(values: np.ndarray) -> np.ndarray:
-        nonlocal step, scales
+        nonlocal step, scales, outputs
         if step == drawing.steps:  # 16 random bits a unit: p is met to within 1/131072.
             shape = (drawing.steps, *values.shape)
             size = math.prod(shape)
             bits = drawing.rng.bit_generator.random_raw(-(-size // 4)).view(np.uint16)[:size]
             blocks.append((bits >= round(module.p * 65536)).reshape(shape))
             scales, step = blocks[-1] * values.dtype.type(1 / (1 - module.p)), 0
+            outputs = np.empty_like(values)
         step += 1
-        return np.multiply(values, scales[step - 1])
+        return np.multiply(values, scales[step - 1], outputs)
 
-    return forward
+    return [forward]
 
 
-def _flatten(module: FlattenEncoder, drawing: Drawing) -> Layer:
+def _flatten(module: FlattenEncoder, drawing: Drawing) -> list[Layer]:
     shape, dtype = (drawing.num_envs, module.num_features), _array(module._dtype).dtype
-    return lambda observations: (
-        observations
-        if observations.shape == shape and observations.dtype == dtype
-        else observations.reshape(shape).astype(dtype)
-    )
+    return [
+        lambda observations: (
+            observations
+            if observations.shape == shape and observations.dtype == dtype
+            else observations.reshape(shape).astype(dtype)
+        )
+    ]
 
 
-def _one_hot(module: OneHotEncoder, drawing: Drawing) -> Layer:
+def _one_hot(module: OneHotEncoder, drawing: Drawing) -> list[Layer]:
     first, rows = _array(module.first), np.arange(drawing.num_envs)[:, None]
     features = np.zeros((drawing.num_envs, module.num_features), _array(module._dtype).dtype)
 
@@ -130,27 +135,24 @@ def _one_hot(module: OneHotEncoder, drawing: Drawing) -> Layer:
         features[rows, observations.reshape(drawing.num_envs, -1) + first] = 1
         return features
 
-    return forward
+    return [forward]
 
 
-def _text(module: TextEncoder, drawing: Drawing) -> Layer:
+def _text(module: TextEncoder, drawing: Drawing) -> list[Layer]:
     codes, dtype = _array(module.codes), _array(module._dtype).dtype
-    return lambda observations: (observations[..., None] == codes).reshape(drawing.num_envs, -1).astype(dtype)
+    return [lambda observations: (observations[..., None] == codes).reshape(drawing.num_envs, -1).astype(dtype)]
 
 
-def _concatenate(module: ConcatenateEncoder, drawing: Drawing) -> Layer | None:
-    parts = [numpy_twin(part, drawing) for part in module.parts]
-    if any(part is None for part in parts):
-        return None
-    keyed = list(zip(module.keys, parts, strict=True))
+def _concatenate(module: ConcatenateEncoder, drawing: Drawing) -> list[Layer] | None:
+    twins = {key: numpy_twin(part, drawing) for key, part in zip(module.keys, module.parts, strict=True)}
 
     def forward(observations: Tree) -> np.ndarray:
-        return np.concatenate([part(observations[key]) for key, part in keyed], axis=1)  # type: ignore[misc]
+        return np.concatenate([run_layers(twin or [], observations[key]) for key, twin in twins.items()], axis=1)
 
-    return forward
+    return None if None in twins.values() else [forward]
 
 
-TWINS: dict[type[nn.Module], Callable[[Any, Drawing], Layer | None]] = {
+TWINS: dict[type[nn.Module], Callable[[Any, Drawing], list[Layer] | None]] = {
     nn.Sequential: _sequential,
     MLPBody: _sequential,
     nn.Linear: _linear,

@@ -19,7 +19,7 @@ from torch.distributions import Categorical, Distribution
 from pg_lightning.policies.dropout import consistent_dropouts
 from pg_lightning.policies.heads import gumbel_noise, to_env
 from pg_lightning.policies.policy import Policy
-from pg_lightning.policies.twins import Drawing, numpy_twin
+from pg_lightning.policies.twins import Drawing, numpy_twin, run_layers
 from pg_lightning.tree import Tree, tree_map, tree_rows
 
 
@@ -128,11 +128,10 @@ class HeadActor(Actor):
     def begin(self, num_envs: int, rng: np.random.Generator) -> None:
         """Start an update; noise is drawn a block of steps at a time."""
         super().begin(num_envs, rng)
-        encode, compute = (numpy_twin(part, self.drawing) for part in (self.policy.encoder, self.policy.body))
-        self.compute: Any = self._torch_outputs
-        if encode is not None and compute is not None:
-            self.compute = lambda observations: compute(encode(observations))
-            self.masks = []  # The twins record their own.
+        encoder, body = (numpy_twin(part, self.drawing) for part in (self.policy.encoder, self.policy.body))
+        self.layers: list[Any] = [self._torch_outputs]
+        if encoder is not None and body is not None:
+            self.layers, self.masks = encoder + body, []  # The twins record their own masks.
         else:
             self.drawing.masks = []
         head = self.policy.head  # Looked up once: a module's parts are found slowly.
@@ -148,7 +147,7 @@ class HeadActor(Actor):
 
     def act(self, observations: Tree, action_mask: np.ndarray | None = None) -> Tree:
         """Sample raw actions."""
-        outputs = self.compute(observations)
+        outputs = run_layers(self.layers, observations)
         if action_mask is not None:
             outputs = self.policy.head.masked(outputs, action_mask)
         noise, place = next(self.noise, None) or self._draw(outputs)

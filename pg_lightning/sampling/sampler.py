@@ -158,20 +158,22 @@ class EpisodeSampler:
             except Exception as error:
                 raise PolicyError(f"{type(error).__name__}: {error}") from error
             observations, rewards, terminated, truncated, infos = envs.step(played)
-            steps.write(step, actions, rewards, terminated, truncated, masks)
-            ended, idle = terminated | truncated, None
-            if np.count_nonzero(ended):  # On few numbers a tenth of the time of ended.any().
+            steps.write(step, actions, rewards, masks)
+            idle = None
+            terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
+            if True in terminated.tobytes() or True in truncated.tobytes():  # A tenth of the time of any().
+                ended = terminated | truncated
                 due = ended & (owed > 0)
                 last_end = step if due.any() else last_end
                 if self.autoreset == AutoresetMode.SAME_STEP:
                     final = reader.final_observations(infos["final_obs"])
                 else:
                     final, idle = reader.observations(observations), ended
-                steps.end(step, np.flatnonzero(due), final)
+                steps.end(step, terminated, truncated, np.flatnonzero(due), final)
                 owed -= due
                 unfinished = bool(owed.any())
                 if self.autoreset == AutoresetMode.DISABLED and unfinished:
-                    mask = due & (owed > 0) if self.skips_idle else terminated | truncated
+                    mask = due & (owed > 0) if self.skips_idle else ended
                     if mask.any():
                         observations, infos = envs.reset(options={"reset_mask": mask})
                         idle &= ~mask
@@ -205,8 +207,9 @@ class EpisodeSampler:
     def _pack(self, actor: Actor, num_steps: int, update: int) -> Episodes:
         """Copy the episodes of the quotas out of the steps."""
         steps, num_envs = self._steps, self.envs.num_envs
-        rows, taken = self._select(steps.ended(num_steps))
-        terminated, truncated = steps.take("terminated", rows), steps.take("truncated", rows)
+        flags = steps.flags(num_steps)  # [2, S, N]
+        rows, taken = self._select(flags.any(0))
+        terminated, truncated = flags.reshape(2, -1)[:, rows]  # [T]
         ends = np.flatnonzero(terminated | truncated)
         actions = steps.take("actions", rows)
         log_probs, masks = actor.record(actions, rows)
@@ -216,9 +219,9 @@ class EpisodeSampler:
             log_probs=log_probs,
             rewards=steps.take("rewards", rows),
             dropout_masks=masks,
-            lengths=torch.from_numpy(np.diff(ends, prepend=-1)),
-            terminated=terminated[ends],
-            truncated=truncated[ends],
+            lengths=torch.from_numpy(ends - np.concatenate([[-1], ends[:-1]])),
+            terminated=torch.from_numpy(terminated[ends]),
+            truncated=torch.from_numpy(truncated[ends]),
             final_observations=steps.final_observations(rows[ends]),
             env_steps=taken,
             update=update,

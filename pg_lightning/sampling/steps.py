@@ -1,19 +1,49 @@
 """Steps of all environments, kept in blocks, so that memory grows with what was sampled and never with a time limit."""
 
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
-from pg_lightning.tree import Tree, tree_leaves, tree_map
+from pg_lightning.tree import Tree, tree_leaves, tree_map, tree_rows
 
 BLOCK_STEPS, BLOCK_BYTES = 512, 8 * 2**20
 """A block holds so many steps at most, and so many bytes of observations."""
 
 
+class _Block:
+    """Room for the steps of a block, used again by later updates.
+
+    Args:
+        size: steps.
+        num_envs: N.
+        observations: of the first step, a tree of arrays ``[N, ...]``.
+        floats: dtype in which floating-point observations are kept.
+    """
+
+    def __init__(self, size: int, num_envs: int, observations: Tree, floats: np.dtype) -> None:
+        self.size = size
+        self.observations = self._room(observations, floats)
+        self.observation_rows = list(tree_rows(self.observations))  # A view takes as long to make as to fill.
+        self.rewards = np.empty((size, num_envs))
+        self.flags = np.zeros((2, size, num_envs), bool)  # Terminated, truncated.
+
+    def _room(self, values: Tree, floats: np.dtype | None = None) -> Tree:
+        return tree_map(
+            lambda leaf: np.empty(
+                (self.size, *leaf.shape), floats if floats is not None and leaf.dtype.kind == "f" else leaf.dtype
+            ),
+            values,
+        )
+
+    def shape_actions(self, actions: Tree, action_masks: tuple[np.ndarray, ...]) -> None:
+        """Make room for the actions of all steps and their masks, given those of the first."""
+        self.actions, self.action_masks = self._room(actions), self._room(action_masks)
+        self.action_rows = list(tree_rows(self.actions))
+
+
 class Steps:
-    """Buffer of steps ``[S, N, ...]``; blocks are used again by the next update.
+    """Buffer of steps ``[S, N, ...]``; its blocks are used again by the next update.
 
     Args:
         num_envs: N.
@@ -26,7 +56,7 @@ class Steps:
 
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs
-        self._blocks: list[SimpleNamespace] = []
+        self._blocks: list[_Block] = []
         self._used, self._floats = 0, np.dtype(np.float32)
 
     def clear(self, floats: Any) -> None:
@@ -41,89 +71,65 @@ class Steps:
         """Keep the observations of a step, a tree of ``[N, ...]``; return them as they are kept."""
         index = step % self.block_size
         if index == 0:
-            self._open(observations)
-        kept = self._now.observations
-        if isinstance(kept, np.ndarray):
-            if np.shape(observations) != kept.shape[1:]:
-                raise _misshapen(observations, kept)
-            kept[index] = observations
-            return kept[index]
-        return tree_map(lambda leaf, values: _keep(leaf, index, values), kept, observations)
+            self._open(tree_map(np.asarray, observations))
+        row = self._now.observation_rows[index]
+        return _keep(row, observations) if isinstance(row, np.ndarray) else tree_map(_keep, row, observations)
 
     def _open(self, observations: Tree) -> None:
         """Go on to the next block; make it if there is none."""
         if self._used == 0 and not self._blocks:
-            size = sum(np.asarray(leaf).nbytes for leaf in tree_leaves(observations))
+            size = sum(leaf.nbytes for leaf in tree_leaves(observations))
             self.block_size = max(1, min(BLOCK_STEPS, BLOCK_BYTES // max(size, 1)))
         if self._used == len(self._blocks):
-            self._blocks.append(
-                SimpleNamespace(
-                    observations=tree_map(self._room, observations),
-                    actions=None,
-                    rewards=np.empty((self.block_size, self.num_envs)),
-                    terminated=np.empty((self.block_size, self.num_envs), bool),
-                    truncated=np.empty((self.block_size, self.num_envs), bool),
-                )
-            )
+            self._blocks.append(_Block(self.block_size, self.num_envs, observations, self._floats))
         self._now = self._blocks[self._used]
-        self._now.actions = None
+        self._now.flags.fill(False)
         self._used += 1
 
-    def _room(self, values: Any) -> np.ndarray:
-        """Make room for the values of a block of steps."""
-        values = np.asarray(values)
-        dtype = self._floats if values.dtype.kind == "f" else values.dtype
-        return np.empty((self.block_size, *values.shape), dtype)
-
-    def write(
-        self,
-        step: int,
-        actions: Tree,
-        rewards: Any,
-        terminated: Any,
-        truncated: Any,
-        action_masks: tuple[np.ndarray, ...] = (),
-    ) -> None:
-        """Keep the rest of a step.
+    def write(self, step: int, actions: Tree, rewards: Any, action_masks: tuple[np.ndarray, ...] = ()) -> None:
+        """Keep the actions and rewards of a step.
 
         Args:
             step: counted from the start of the update.
             actions: raw actions, a tree of ``[N, ...]``.
             rewards: ``[N]``.
-            terminated: ``[N]``.
-            truncated: ``[N]``.
             action_masks: ``(mask,)`` of the allowed actions ``[N, choices]``, or ``()``.
         """
         now, index = self._now, step % self.block_size
-        if now.actions is None:
-            now.actions, now.action_masks = tree_map(
-                lambda leaf: np.empty((self.block_size, *leaf.shape), leaf.dtype), (actions, action_masks)
-            )
+        if index == 0:
+            now.shape_actions(actions, action_masks)
         if action_masks:
             now.action_masks[0][index] = action_masks[0]
-        if isinstance(now.actions, np.ndarray):
-            now.actions[index] = actions
+        row = now.action_rows[index]
+        if isinstance(row, np.ndarray):
+            row[...] = actions
         else:
-            tree_map(lambda leaf, values: _keep(leaf, index, values), now.actions, actions)
-        now.rewards[index], now.terminated[index], now.truncated[index] = rewards, terminated, truncated
+            tree_map(_keep, row, actions)
+        now.rewards[index] = rewards
 
-    def end(self, step: int, envs: np.ndarray, observations: Tree) -> None:
-        """Keep the final observations of some environments ``[K]``, given those of all, a tree of ``[N, ...]``."""
-        if not len(envs):
-            return
-        if isinstance(observations, np.ndarray) and observations.dtype == object:
-            # Gymnasium's, after a reset in the same step: one tree for each environment.
-            rows = tree_map(lambda *values: np.stack(values), *observations[envs])
-        else:
+    def end(self, step: int, terminated: Any, truncated: Any, envs: np.ndarray, observations: Tree) -> None:
+        """Keep that episodes have ended.
+
+        Args:
+            step: their last.
+            terminated: ``[N]``.
+            truncated: ``[N]``.
+            envs: environments whose final observations are kept ``[K]``.
+            observations: of all environments, a tree of ``[N, ...]``.
+        """
+        index = step % self.block_size
+        self._now.flags[0, index], self._now.flags[1, index] = terminated, truncated
+        if len(envs):
             rows = tree_map(lambda values: np.asarray(values)[envs], observations)
-        self._ends.append((step, envs, tree_map(self._final, rows)))
+            self._ends.append((step, envs, tree_map(self._final, rows)))
 
     def _final(self, values: np.ndarray) -> np.ndarray:
         return values.astype(self._floats) if values.dtype.kind == "f" else values
 
-    def ended(self, num_steps: int) -> np.ndarray:
-        """Tell whether an episode ended in each step ``[S, N]``."""
-        return np.concatenate([block.terminated | block.truncated for block in self._blocks[: self._used]])[:num_steps]
+    def flags(self, num_steps: int) -> np.ndarray:
+        """Return whether an episode terminated, and whether it was truncated, in each step ``[2, S, N]``."""
+        used = self._blocks[: self._used]
+        return np.concatenate([block.flags for block in used], axis=1)[:, :num_steps]
 
     def take(self, name: str, rows: np.ndarray) -> Tree:
         """Copy rows, counted step by step over all environments ``[T]``, as a tree of tensors ``[T, ...]``."""
@@ -150,14 +156,10 @@ class Steps:
         return tree_map(lambda *parts: torch.from_numpy(np.concatenate(parts)[places]), *observations)
 
 
-def _keep(leaf: np.ndarray, index: int, values: Any) -> np.ndarray:
-    """Write values ``[N, ...]`` into a row of a block; return the row."""
-    if np.shape(values) != leaf.shape[1:]:
-        raise _misshapen(values, leaf)
-    leaf[index] = values
-    return leaf[index]
-
-
-def _misshapen(values: Any, leaf: np.ndarray) -> ValueError:
-    """Say that an observation changed its shape; NumPy would stretch some to fit."""
-    return ValueError(f"an observation of shape {np.shape(values)[1:]} came, but {leaf.shape[2:]} before")
+def _keep(row: np.ndarray, values: Any) -> np.ndarray:
+    """Fill the row ``[N, ...]`` of a step; return it."""
+    values = np.asarray(values)
+    if values.shape != row.shape:  # NumPy would stretch some to fit.
+        raise ValueError(f"an observation of shape {values.shape[1:]} came, but {row.shape[1:]} before")
+    row[...] = values
+    return row

@@ -39,7 +39,7 @@ METHODS = (
     (Reinforce, "optimizer_step", "optimizer step"),
     (Reinforce, "log_update", "loggers"),
     (RunCheckpoint, "save", "checkpoints"),
-    (pg_lightning.agent, "kl_of_step", "KL of the step"),
+    (pg_lightning.agent, "measure_step", "measures of the step"),
 )
 OTHER = "other: Lightning, callbacks, progress bar"
 
