@@ -21,7 +21,7 @@ PACKAGE = Path(pg_lightning.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = [
-    {"tree", "hparams", "functional", "schedules"},
+    {"tree", "hparams", "functional", "schedules", "memory"},
     {"policies.dropout"},
     {"episodes"},
     {"envs", "metrics", "fitted", "fisher", "diagnostics", "policies", "gradients"},

@@ -33,6 +33,8 @@ class ObservationReader:
         in_observation = isinstance(observation_space, Dict) and ACTION_MASK in observation_space.spaces
         self._in_observation = takes_masks and in_observation
         self._in_infos: bool | None = None  # Unknown before the first read.
+        self.has_work = self._in_observation or self._has_text
+        """Whether there is something to read where infos are empty."""
 
     def read(self, observations: Tree, infos: dict[str, Any], idle: Any = None) -> tuple[Tree, tuple[np.ndarray, ...]]:
         """Read a step of all environments.
@@ -57,6 +59,7 @@ class ObservationReader:
                 if self._in_infos is not None:
                     raise ValueError("the info must hold an action_mask after every reset and step, or never")
                 self._in_infos = ACTION_MASK in infos
+                self.has_work |= self._in_infos
             if self._in_infos:
                 masks = (self._allowed(infos[ACTION_MASK], infos.get(f"_{ACTION_MASK}"), idle),)
         return self.observations(observations), masks
