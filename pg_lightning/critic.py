@@ -11,7 +11,7 @@ from pg_lightning.baselines import Baseline
 from pg_lightning.episodes import Batch, Episodes
 from pg_lightning.fitted import Fitted
 from pg_lightning.policies.bodies import MLPBody
-from pg_lightning.policies.encoders import Encoder
+from pg_lightning.policies.encoders import Encoder, make_encoder
 from pg_lightning.policies.normalization import NormalizeObservations
 from pg_lightning.returns import Values
 from pg_lightning.tree import Tree, tree_leaves, tree_map
@@ -32,7 +32,7 @@ class Critic(Baseline, Fitted, nn.Module):
         lr: learning rate of its Adam.
         epochs: passes over the batch per update.
         minibatch_size: timesteps per step of its optimizer.
-        encoder: class of an encoder; by default NormalizeObservations.
+        encoder: class of an encoder; None for that of the observation space, without normalisation.
 
     Raises:
         ValueError: an argument out of range.
@@ -49,18 +49,14 @@ class Critic(Baseline, Fitted, nn.Module):
         lr: float = 1e-3,
         epochs: int = 10,
         minibatch_size: int = 256,
-        encoder: Callable[[gym.Space], Encoder] | None = None,
+        encoder: Callable[[gym.Space], Encoder] | None = NormalizeObservations,
     ) -> None:
         super().__init__()
         if not lr > 0:
             raise ValueError(f"lr must be more than 0, not {lr}")
         if epochs < 1 or minibatch_size < 1:
             raise ValueError(f"epochs and minibatch_size must be at least 1, not {epochs} and {minibatch_size}")
-        self.hidden_sizes, self.activation, self.make_encoder = (
-            hidden_sizes,
-            activation,
-            encoder or NormalizeObservations,
-        )
+        self.hidden_sizes, self.activation, self.make_encoder = hidden_sizes, activation, encoder or make_encoder
         self.lr, self.epochs, self.minibatch_size = lr, epochs, minibatch_size
         self.register_buffer(
             "moments", torch.zeros(3, dtype=torch.float64)

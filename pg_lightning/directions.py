@@ -77,7 +77,7 @@ class NaturalGradient(Direction):
         max_kl: float | Schedule = 0.02,
         damping: float = 0.1,
         cg_iterations: int = 10,
-        max_timesteps: int | None = None,
+        max_timesteps: int | None = 4096,
     ) -> None:
         if not isinstance(max_kl, Schedule) and not (max_kl > 0 and math.isfinite(max_kl)):
             raise ValueError(f"max_kl must be more than 0 and finite, not {max_kl}")

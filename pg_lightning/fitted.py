@@ -1,8 +1,10 @@
 """Fitted parts: what learns by regression or counting, beside the policy gradient."""
 
 from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
 
-from pg_lightning.episodes import Batch
+if TYPE_CHECKING:
+    from pg_lightning.episodes import Batch
 
 
 class Fitted(ABC):
@@ -15,5 +17,5 @@ class Fitted(ABC):
     order = 0
 
     @abstractmethod
-    def fit(self, batch: Batch) -> dict[str, float]:
+    def fit(self, batch: "Batch") -> dict[str, float]:
         """Learn from the batch of all processes, in each of them alike; return metrics by name."""

@@ -1,15 +1,19 @@
 """Running normalisation of observations."""
 
+from typing import TYPE_CHECKING
+
 import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor
 
-from pg_lightning.episodes import Batch
 from pg_lightning.fitted import Fitted
 from pg_lightning.policies.encoders import Encoder, make_encoder
 from pg_lightning.policies.twins import TWINS, Drawing, Layer, numpy_twin
 from pg_lightning.tree import Tree
+
+if TYPE_CHECKING:
+    from pg_lightning.episodes import Batch
 
 
 class NormalizeObservations(Encoder, Fitted):
@@ -59,7 +63,7 @@ class NormalizeObservations(Encoder, Fitted):
         return scaled if self.numbers.all() else torch.where(self.numbers, scaled, features)
 
     @torch.no_grad()
-    def fit(self, batch: Batch) -> dict[str, float]:
+    def fit(self, batch: "Batch") -> dict[str, float]:
         """Fold in the observations of a batch."""
         features = self.inner(batch.episodes.observations).to(self.mean)
         count, mean = len(features), features.mean(0)

@@ -19,6 +19,7 @@ from pg_lightning.policies.bodies import MLPBody
 from pg_lightning.policies.cnn import Layers
 from pg_lightning.policies.encoders import Encoder, ImageEncoder, make_encoder
 from pg_lightning.policies.heads import Head, make_head
+from pg_lightning.policies.normalization import NormalizeObservations
 from pg_lightning.tree import Tree
 
 PolicyFactory = Callable[[gym.Space, gym.Space], nn.Module]
@@ -67,13 +68,14 @@ class MLPPolicy(Policy):
     Args:
         observation_space: decides the encoder.
         action_space: decides the head.
-        hidden_sizes: units of each hidden layer.
-        activation: between the layers.
+        hidden_sizes: units of each hidden layer (article: 128).
+        activation: between the layers (article: relu).
         bias: whether the linear layers have biases (article: no).
         dropout: probability that a hidden unit is dropped, before the activation (article: 0.6).
-        init: of the weights: ``"default"`` as PyTorch does it, or ``"orthogonal"``, with the output layer scaled by
-            0.01: all actions are about equally probable at first.
-        encoder: class of an encoder; by default that of the observation space.
+        init: of the weights: ``"orthogonal"``, or ``"default"`` as PyTorch does it (article).
+        output_gain: gain of the output layer's orthogonal weights; so small that all actions are about equally probable
+            at first.
+        encoder: class of an encoder; None for that of the observation space, without normalisation (article).
         head: class of a head; by default that of the action space.
 
     Raises:
@@ -84,17 +86,18 @@ class MLPPolicy(Policy):
         self,
         observation_space: gym.Space,
         action_space: gym.Space,
-        hidden_sizes: Sequence[int] = (128,),
-        activation: Literal["relu", "tanh"] = "relu",
-        bias: bool = False,
+        hidden_sizes: Sequence[int] = (64, 64),
+        activation: Literal["relu", "tanh"] = "tanh",
+        bias: bool = True,
         dropout: float = 0.0,
-        init: Literal["default", "orthogonal"] = "default",
-        encoder: Callable[[gym.Space], Encoder] | None = None,
+        init: Literal["default", "orthogonal"] = "orthogonal",
+        output_gain: float = 0.01,
+        encoder: Callable[[gym.Space], Encoder] | None = NormalizeObservations,
         head: Callable[[gym.Space], Head] | None = None,
     ) -> None:
         features, actions = (encoder or make_encoder)(observation_space), (head or make_head)(action_space)
         sizes = features.num_features, actions.num_outputs
-        body = MLPBody(*sizes, hidden_sizes, activation, bias, dropout, init, output_gain=0.01)
+        body = MLPBody(*sizes, hidden_sizes, activation, bias, dropout, init, output_gain)
         super().__init__(features, body, actions)
 
 
@@ -126,5 +129,5 @@ class CNNPolicy(MLPPolicy):
     ) -> None:
         encoder: Any = partial(ImageEncoder, layers=layers)
         super().__init__(
-            observation_space, action_space, hidden_sizes, bias=True, dropout=dropout, encoder=encoder, head=head
+            observation_space, action_space, hidden_sizes, "relu", dropout=dropout, encoder=encoder, head=head
         )

@@ -112,7 +112,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     def __init__(
         self,
         env: Environment | str | Callable[..., gym.Env] | None = None,
-        num_envs: int = 64,
+        num_envs: int = 8,
         episodes_per_update: int | None = None,
         backend: str = "auto",
         step_timeout: float | None = 300.0,
