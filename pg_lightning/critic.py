@@ -109,16 +109,22 @@ class Critic(Baseline, Fitted, nn.Module):
         targets = (returns / self.std).to(next(self.body.parameters()).dtype)
         update = int(self.seed) * 2**32 + batch.episodes.update
         generator = torch.Generator().manual_seed(update)
+        encode = self.encoder
+        if not list(encode.parameters()):  # Nothing in it learns: its features stay what they are.
+            observations, encode = encode(observations), nn.Identity()
         self.requires_grad_(True)
         self.optimizer = self.optimizer or self._make_optimizer()
         try:
             for _ in range(self.epochs):
-                for rows in torch.randperm(len(targets), generator=generator).split(self.minibatch_size):
-                    rows = rows.to(targets.device)
-                    outputs = self.body(self.encoder(tree_map(lambda leaf, r=rows: leaf[r], observations)))
-                    error = outputs[:, 0] - targets[rows]
+                order = torch.randperm(len(targets), generator=generator).to(targets.device)
+                shuffled = tree_map(lambda leaf, order=order: leaf[order], (observations, targets))
+                for start in range(0, len(order), self.minibatch_size):
+                    rows = slice(start, start + self.minibatch_size)
+                    inputs, aims = tree_map(lambda leaf, rows=rows: leaf[rows], shuffled)  # [M, ...], [M]
+                    outputs = self.body(encode(inputs))  # [M, 1]
                     self.optimizer.zero_grad()
-                    (error**2).mean().backward()
+                    # The gradient of the mean squared error.
+                    outputs.backward(2 / len(aims) * (outputs.detach() - aims[:, None]))
                     self.optimizer.step()
         finally:
             self.optimizer.zero_grad()

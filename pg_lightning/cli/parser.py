@@ -54,6 +54,8 @@ RENAMED = {
 }
 """Options that people type, by their last part, and their names here."""
 
+NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-inf$", re.IGNORECASE)
+
 UNKNOWN = re.compile(
     r"unrecognized arguments: --([\w.]+)|ambiguous option: --([\w.]+) could match|argument \S+ --> ([\w.]+):"
     r'|Parser key "(env)":\s*Unable to load config'
@@ -67,6 +69,10 @@ class ParserExit(SystemExit):
 
 class Parser(LightningArgumentParser):
     """Parser that raises its errors in one line, with the option that may have been meant."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = NEGATIVE  # argparse takes -1e9 for an option.
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """End after help was printed."""
