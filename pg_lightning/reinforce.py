@@ -116,4 +116,4 @@ class Reinforce(Agent):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn the gradient, averaged over all processes, into the direction of the step."""
         self.check_gradient()
-        self.direction(self.policy, self.batch, self.progress, partial(sum_over_processes, self))
+        self.measured |= self.direction(self.policy, self.batch, self.progress, partial(sum_over_processes, self))
