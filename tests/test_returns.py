@@ -1,9 +1,21 @@
 import pytest
 import torch
 
-from pg_lightning import GAE, Critic, EpisodeDataModule, LinearBaseline, MonteCarlo, Reinforce, ScaledRewards
+from pg_lightning import (
+    GAE,
+    Baseline,
+    Critic,
+    EpisodeDataModule,
+    EpisodeSampler,
+    LinearBaseline,
+    MonteCarlo,
+    NoNormalization,
+    Reinforce,
+    ScaledRewards,
+)
 from pg_lightning.cli import main
 from pg_lightning.returns import Values
+from pg_lightning.sampling.actors import make_actor
 from tests.envs import Counting
 from tests.helpers import batch_of, episodes_of, trainer
 
@@ -85,6 +97,49 @@ def test_drop_leaves_out_truncated_episodes():
 def test_arguments_out_of_range(make):
     with pytest.raises(ValueError, match="must be"):
         make()
+
+
+class Known(Baseline):
+    """A critic whose value of an observation of Counting at timestep t is 10 t - 7."""
+
+    def __call__(self, episodes, returns):
+        return self.values(episodes).values
+
+    def values(self, episodes):
+        found = (10.0 * observations[:, 4].double() - 7 for observations in self.shown(episodes))
+        return Values(*found)
+
+    def shown(self, episodes):
+        return episodes.observations, episodes.final_observations
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.7, 1.0])
+def test_gae_on_a_scripted_environment(gae_lambda, truncate):
+    """Counting pays 100 episode + t + action / 2, and shows t: every number by loops, the final observation's too."""
+    env = {"id": "tests.envs:Counting-v0", "kwargs": {"lengths": (4, 1, 3), "truncate": truncate}}
+    arguments = {"baseline": Known(), "normalization": NoNormalization(), "gamma": GAMMA}
+    agent = Reinforce(env, returns=GAE(gae_lambda), **arguments).double()
+    sampler = EpisodeSampler(agent.env.make_vector(1, "sync"), 3)
+    batch = agent.estimate(sampler.sample(make_actor(agent.policy, agent.env.action_space), 0))
+    actions, expected = iter(batch.episodes.actions.tolist()), []
+    for number, length in enumerate((4, 1, 3)):
+        rewards = [100.0 * number + t + next(actions) / 2 for t in range(length)]
+        values = [10.0 * t - 7 for t in range(length + 1)]
+        if not truncate:
+            values[-1] = 0.0
+        errors = [rewards[t] + GAMMA * values[t + 1] - values[t] for t in range(length)]
+        returns = [sum(GAMMA ** (k - t) * rewards[k] for k in range(t, length)) for t in range(length)]
+        tails = [GAMMA ** (length - t) * values[-1] for t in range(length)]
+        if gae_lambda == 1.0:  # Monte-Carlo minus value.
+            expected += [returns[t] + tails[t] - values[t] for t in range(length)]
+        elif gae_lambda == 0.0:  # One-step TD errors.
+            expected += errors
+        else:
+            decay = GAMMA * gae_lambda
+            expected += [sum(decay ** (k - t) * errors[k] for k in range(t, length)) for t in range(length)]
+    assert batch.advantages.tolist() == pytest.approx(expected, rel=1e-12)
+    assert batch.episodes.truncated.tolist() == [truncate] * 3
 
 
 def folded(scaled, episodes):
