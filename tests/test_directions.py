@@ -10,6 +10,7 @@ from torch import nn
 from torch.distributions import Distribution, Normal, kl_divergence
 
 from pg_lightning import EpisodeDataModule, Linear, MLPPolicy, NaturalGradient, NormalizeObservations, Reinforce
+from pg_lightning.cli import main
 from pg_lightning.directions import Surrogate
 from pg_lightning.episodes import Batch, Outcome
 from pg_lightning.fisher import FisherProduct, conjugate_gradient
@@ -400,3 +401,14 @@ def test_a_run_logs_the_line_search_only_where_it_is_on():
         assert ("line_search_backtracks" in agent.metrics) is logged
         assert ("line_search_success" in agent.metrics) is logged
         assert 0 < agent.metrics["kl"] < 0.04
+
+
+def test_the_line_search_of_a_policy_from_the_command_line(tmp_path, monkeypatch):
+    """Its constructor arguments hold what jsonargparse made, which cannot be copied."""
+    monkeypatch.chdir(tmp_path)
+    options = ["--model.policy", "MLPPolicy", "--model.policy.encoder", "NormalizeObservations"]
+    options += ["--model.direction", "NaturalGradient", "--model.direction.backtracks", "2"]
+    options += ["--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false", "--data.num_envs", "2"]
+    main(["fit", *options])
+    rows = (tmp_path / "runs/CartPole-v1/version_0/metrics.csv").read_text().splitlines()
+    assert len(rows) == 3 and "line_search_success" in rows[0]
