@@ -251,6 +251,9 @@ BACKENDS: dict[str, Callable[["Environment", int], VectorEnv]] = {
 }
 """Makers of vector environments by name. An entry added here can be chosen like the others."""
 
+WINDOWLESS = ("native", "envpool")
+"""Backends that take a ``render_mode`` and draw nothing."""
+
 
 def make_vector(environment: "Environment", num_envs: int, backend: str = "auto") -> VectorEnv:
     """Make environments that step together.
@@ -282,6 +285,8 @@ def make_vector(environment: "Environment", num_envs: int, backend: str = "auto"
 
 
 def _make(backend: str, environment: "Environment", num_envs: int) -> VectorEnv:
+    if backend in WINDOWLESS and (environment.kwargs or {}).get("render_mode") == "human":
+        raise ValueError(f"the backend {backend} opens no window for {environment.name}: use sync or async")
     envs = BACKENDS[backend](environment, num_envs)
     envs.backend, envs.name = backend, environment.name  # type: ignore[attr-defined]
     return envs
