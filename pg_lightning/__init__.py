@@ -24,7 +24,7 @@ from pg_lightning.normalizations import NoNormalization, Normalization, PerBatch
 from pg_lightning.policies import ConsistentDropout, Encoder, Head, MLPPolicy, Policy  # noqa: E402
 from pg_lightning.policies.normalization import NormalizeObservations  # noqa: E402
 from pg_lightning.reinforce import Reinforce  # noqa: E402
-from pg_lightning.returns import GAE, MonteCarlo, Returns  # noqa: E402
+from pg_lightning.returns import GAE, MonteCarlo, Returns, ScaledRewards  # noqa: E402
 from pg_lightning.sampling import EpisodeDataModule, EpisodeDataset, EpisodeSampler  # noqa: E402
 from pg_lightning.schedules import Linear, Schedule  # noqa: E402
 
@@ -62,6 +62,7 @@ __all__ = [
     "Reinforce",
     "Returns",
     "RunningReward",
+    "ScaledRewards",
     "Schedule",
     "StopAtRewardThreshold",
     "TimestepBaseline",

@@ -1,13 +1,20 @@
-"""Diagnostics of an update: policy lag, entropy, the KL divergence of the step, explained variance."""
+"""Diagnostics of an update: policy lag, entropy, KL divergence of the step, explained and gradient variance."""
+
+import warnings
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pg_lightning.episodes import Chunk
+from pg_lightning.episodes import Batch, Chunk
+from pg_lightning.gradients import Loss, summed_over_chunks
 
 STEP_TIMESTEPS = 1024
 """Timesteps at most on which a step is measured."""
+
+GRADIENT_EPISODES = 16
+"""Episodes at most, of each process, from which the gradient's variance is estimated."""
 
 
 def relative_lag(log_probs: Tensor, recorded: Tensor) -> float:
@@ -53,3 +60,52 @@ def explained_variance(baseline: Tensor, returns: Tensor) -> float:
     """
     spread = returns.var(correction=0)
     return 1.0 - ((returns - baseline).var(correction=0) / spread).item() if spread > 0 else 0.0
+
+
+def gradient_variance(
+    loss: Loss,
+    batch: Batch,
+    chunk_size: int,
+    parameters: Sequence[Tensor],
+    over_processes: Callable[[Tensor], Tensor],
+) -> dict[str, float]:
+    r"""Estimate the variance of an update's gradient from the gradients of single episodes.
+
+    .. math:: \frac{1}{E} \sum_j \frac{1}{N - 1} \sum_{i=1}^{N} (g_{ij} - \bar g_j)^2
+
+    the trace of the covariance matrix of the mean of E independent episodes' gradients, with :math:`g_i` the gradient
+    of episode i's own loss, j a parameter, and N episodes, evenly spaced over the E of the update. Advantages count as
+    given: that those of one update are normalised together, or compared with each other, is left out.
+    ``grad_norm ** 2 / grad_variance`` is the signal-to-noise ratio of the update.
+
+    Args:
+        loss: maps a chunk to its share of the loss ``[]``.
+        batch: of this process.
+        chunk_size: timesteps that are differentiated together.
+        parameters: to differentiate by.
+        over_processes: adds up a tensor over all processes.
+
+    Returns:
+        The metric ``grad_variance``; none, with a warning, where there are fewer than 2 episodes.
+
+    Source: Greensmith, Bartlett & Baxter (2004), "Variance Reduction Techniques for Gradient Estimates in
+    Reinforcement Learning", section 3, for the variance of a gradient estimate as the sum over its components.
+    """
+    lengths = batch.episodes.lengths
+    spans = list(zip((lengths.cumsum(0) - lengths).tolist(), lengths.tolist(), strict=True))
+    spaced = spans[:: -(-len(spans) // GRADIENT_EPISODES)]
+    sums: Tensor | None = None  # Of the gradients [P], of their squared norms, and of the episodes.
+    for start, length in spaced:
+        episode = batch.chunk().rows(slice(start, start + length))._replace(num_episodes=1.0)
+        value, _ = summed_over_chunks(loss, episode.split(chunk_size), parameters)
+        gradient = torch.cat([part.reshape(-1).double() for part in torch.autograd.grad(value, parameters)])  # [P]
+        terms = torch.cat([gradient, torch.stack([gradient @ gradient, gradient.new_ones(())])])
+        sums = terms if sums is None else sums + terms
+    assert sums is not None
+    sums = over_processes(sums)
+    total, (squares, count) = sums[:-2], sums[-2:]
+    if count < 2:
+        warnings.warn("the gradient's variance needs at least 2 episodes per update; it is not measured", stacklevel=2)
+        return {}
+    trace = ((squares - total @ total / count) / (count - 1)).clamp_min(0)  # Rounding may leave less than 0.
+    return {"grad_variance": trace.item() / len(batch.whole.episodes)}

@@ -10,6 +10,7 @@ from torch.autograd import grad
 from torch.distributions import kl_divergence
 
 from pg_lightning.episodes import Chunk
+from pg_lightning.hparams import Recorded
 from pg_lightning.policies.bodies import plain_layers
 from pg_lightning.policies.dropout import replay_masks
 from pg_lightning.policies.policy import Policy
@@ -58,7 +59,9 @@ class FisherProduct:
 
 def frozen(module: nn.Module) -> Any:
     """Return a copy whose parameters are constants; a distribution may refer to them until it is used."""
-    return deepcopy(module).requires_grad_(False)
+    # Constructor arguments are shared: those from a command line cannot be copied.
+    recorded = [part._recorded for part in module.modules() if isinstance(part, Recorded)]
+    return deepcopy(module, {id(arguments): arguments for arguments in recorded}).requires_grad_(False)
 
 
 class _HeadProduct:

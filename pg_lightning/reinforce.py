@@ -13,7 +13,7 @@ from torch import Tensor
 from pg_lightning import defaults
 from pg_lightning.agent import Agent
 from pg_lightning.baselines import Baseline
-from pg_lightning.diagnostics import entropy
+from pg_lightning.diagnostics import entropy, gradient_variance
 from pg_lightning.directions import Direction
 from pg_lightning.envs import Environment
 from pg_lightning.episodes import Batch, Chunk, Episodes
@@ -45,6 +45,8 @@ class Reinforce(Agent):
         lr_schedule: factor of the learning rate by the run's progress, such as Linear(1.0); in place of a scheduler.
         entropy_coef: β, weight of the entropy bonus: a number or a schedule.
         chunk_size: timesteps that are learnt from at a time; it bounds the memory and does not change the gradient.
+        gradient_variance: whether the gradient's variance is estimated in every update, from up to 16 episodes, and
+            logged as ``grad_variance``.
 
     Raises:
         ValueError: an argument out of range, or a policy that does not fit the environment.
@@ -65,6 +67,7 @@ class Reinforce(Agent):
         lr_schedule: Schedule | None = None,
         entropy_coef: float | Schedule = 0.0,
         chunk_size: int = 4096,
+        gradient_variance: bool = False,
     ) -> None:
         super().__init__(
             env, policy or defaults.policy, direction or defaults.direction(), optimizer, lr_scheduler, lr_schedule
@@ -81,7 +84,9 @@ class Reinforce(Agent):
         self.entropy_coef = self.part("entropy_coef", entropy_coef, Schedule)
         self.baseline.prepare(self.env.observation_space)
         self.gamma, self.discount_states, self.chunk_size = gamma, discount_states, chunk_size
+        self.gradient_variance = gradient_variance
         self.save_hyperparameters({"gamma": gamma, "discount_states": discount_states, "chunk_size": chunk_size})
+        self.save_hyperparameters({"gradient_variance": gradient_variance})
 
     def estimate(self, episodes: Episodes) -> Batch:
         r"""Estimate an advantage for every timestep, :math:`\hat A_t = G_t - b(S_t)`, given all processes' episodes."""
@@ -111,9 +116,13 @@ class Reinforce(Agent):
         self.check_on_policy(batch)
         chunks = batch.chunks(self.chunk_size)
         loss, log_probs = summed_over_chunks(self.loss, chunks, self.learning_parameters())
-        return {"loss": loss, "outcome": self.report(batch, loss, log_probs)}
+        outcome = self.report(batch, loss, log_probs)
+        if self.gradient_variance:
+            over = self.chunk_size, self.learning_parameters(), partial(sum_over_processes, self)
+            self.measured |= gradient_variance(self.loss, batch, *over)
+        return {"loss": loss, "outcome": outcome}
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Turn the gradient, averaged over all processes, into the direction of the step."""
         self.check_gradient()
-        self.direction(self.policy, self.batch, self.progress, partial(sum_over_processes, self))
+        self.measured |= self.direction(self.policy, self.batch, self.progress, partial(sum_over_processes, self))

@@ -5,12 +5,14 @@ Hand one to ``Reinforce(returns=...)``.
 
 import warnings
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from pg_lightning.episodes import Episodes
+from pg_lightning.episodes import Batch, Episodes
+from pg_lightning.fitted import Fitted
 from pg_lightning.functional import discounted_sums, discounts_within
 from pg_lightning.hparams import Recorded
 
@@ -133,6 +135,73 @@ class GAE(Returns):
         following[last_rows(episodes)] = self._tails(episodes, values, gamma)
         errors = episodes.rewards + following - values.values  # [T]
         return values.values + discounted_sums(errors, discounts_within(episodes.lengths, gamma * self.gae_lambda))
+
+
+class ScaledRewards(Returns, Fitted, nn.Module):
+    r"""Returns of rewards that are divided by the running standard deviation of the discounted returns.
+
+    .. math:: \tilde R_t = R_t / \sigma, \quad \sigma^2 = \mathrm{Var}\Big(\sum_{k \ge 0} \gamma^k R_{t+k+1}\Big)
+
+    The variance is that of all timesteps learnt from in the updates before, over all processes, each with the rewards
+    up to the end of its episode; an update's own rewards are no part of its scale. In the first update, and while all
+    returns are equal, the scale is 1. Nothing is subtracted: that would reward or punish long episodes.
+
+    A critic's values and targets are in scaled units; it is fitted to returns in the scale of the next update. Episode
+    returns and the running reward stay in the environment's units. The metric ``reward_scale`` is the update's
+    :math:`\sigma`.
+
+    Args:
+        returns: estimates the returns from the scaled rewards; by default MonteCarlo.
+
+    Raises:
+        ValueError: rewards that would be scaled twice.
+
+    Source: Engstrom et al. (2020), "Implementation Matters in Deep Policy Gradients", section 3, where the variance is
+    that of discounted sums of the *past* rewards; mean and variance as in Chan, Golub & LeVeque (1979).
+    """
+
+    count: Tensor
+    mean: Tensor
+    m2: Tensor
+    __call__ = nn.Module.__call__
+
+    def __init__(self, returns: Returns | None = None) -> None:
+        nn.Module.__init__(self)
+        if isinstance(returns, ScaledRewards):
+            raise ValueError("ScaledRewards in ScaledRewards would scale the rewards twice: leave one out")
+        self.returns = returns or MonteCarlo()
+        super().__init__(self.returns.truncation)
+        for name in ("count", "mean", "m2"):  # Of all discounted returns so far.
+            self.register_buffer(name, torch.zeros((), dtype=torch.float64))
+
+    @property
+    def scale(self) -> Tensor:
+        """Divisor of the next update's rewards ``[]``, float64."""
+        std = (self.m2 / self.count.clamp_min(1)).sqrt()
+        return torch.where(std > 1e-9 * self.mean.abs(), std, 1.0)  # Equal returns may differ by rounding.
+
+    def select(self, episodes: Episodes) -> Episodes:
+        """Return the episodes that the inner estimator learns from."""
+        return self.returns.select(episodes)
+
+    def forward(self, episodes: Episodes, values: Values | None, gamma: float) -> Tensor:
+        """Return the inner estimator's returns of the scaled rewards ``[T]``; the values are in scaled units."""
+        self._gamma = gamma
+        scaled = episodes.rewards.double() / self.scale.to(episodes.rewards.device)
+        return self.returns(replace(episodes, rewards=scaled), values, gamma)
+
+    @torch.no_grad()
+    def fit(self, batch: Batch) -> dict[str, float]:
+        """Fold in the discounted returns of a batch, and convert its returns to the new scale, for the critic."""
+        episodes, before = batch.episodes, self.scale
+        returns = discounted_sums(episodes.rewards, discounts_within(episodes.lengths, self._gamma)).to(self.mean)
+        count, mean = len(returns), returns.mean()
+        total, delta = self.count + count, mean - self.mean
+        self.m2 += ((returns - mean) ** 2).sum() + delta**2 * self.count * count / total
+        self.mean += delta * count / total
+        self.count.copy_(total)
+        batch.returns = batch.returns * (before / self.scale).to(batch.returns.device)
+        return {"reward_scale": before.item()}
 
 
 def last_rows(episodes: Episodes) -> Tensor:

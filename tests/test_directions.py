@@ -1,16 +1,20 @@
 """The natural gradient against enumerated Fisher matrices, and the length of its steps."""
 
+import math
 from functools import partial
 
 import pytest
 import torch
+from scipy.optimize import brentq
 from torch import nn
 from torch.distributions import Distribution, Normal, kl_divergence
 
-from pg_lightning import Linear, MLPPolicy, NaturalGradient, NormalizeObservations, Reinforce
+from pg_lightning import EpisodeDataModule, Linear, MLPPolicy, NaturalGradient, NormalizeObservations, Reinforce
+from pg_lightning.cli import main
+from pg_lightning.directions import Surrogate
 from pg_lightning.episodes import Batch, Outcome
 from pg_lightning.fisher import FisherProduct, conjugate_gradient
-from tests.helpers import episodes_of
+from tests.helpers import episodes_of, trainer
 
 SMALL = partial(MLPPolicy, hidden_sizes=(6,), activation="tanh", bias=True)
 
@@ -223,7 +227,15 @@ def test_conjugate_gradient_solves_in_as_many_steps_as_dimensions():
 
 
 @pytest.mark.parametrize(
-    "arguments", [{"max_kl": 0}, {"max_kl": float("inf")}, {"damping": -1}, {"cg_iterations": 0}, {"max_timesteps": 0}]
+    "arguments",
+    [
+        {"max_kl": 0},
+        {"max_kl": float("inf")},
+        {"damping": -1},
+        {"cg_iterations": 0},
+        {"max_timesteps": 0},
+        {"backtracks": -1},
+    ],
 )
 def test_arguments_out_of_range(arguments):
     with pytest.raises(ValueError, match=f"{next(iter(arguments))} must be"):
@@ -241,3 +253,162 @@ def test_normalised_observations_are_differentiated_through():
     fisher = FisherProduct(agent.policy, list(agent.policy.parameters()), batch.chunk(), ALONE)
     vector = torch.randn(len(matrix), dtype=torch.float64)
     torch.testing.assert_close(fisher(vector), matrix @ vector, rtol=1e-9, atol=1e-12)
+
+
+class Bowl(nn.Module):
+    """A softmax policy over two actions, the same at every observation, whose logit is a function of one parameter."""
+
+    def __init__(self, logit):
+        super().__init__()
+        self.theta, self.logit = nn.Parameter(torch.zeros((), dtype=torch.float64)), logit
+
+    def forward(self, observations):
+        logit = self.logit(self.theta).expand(len(observations))
+        return torch.distributions.Categorical(logits=torch.stack([logit, torch.zeros_like(logit)], -1))
+
+
+def searched(logit, backtracks, max_kl=0.01, **arguments):
+    """Search from theta = 0, where action 0 is better and each is taken half of the time; return the policy too."""
+    policy, actions = Bowl(logit), torch.tensor([0, 1] * 10)
+    batch = batch_of(policy, torch.zeros(20, 1, dtype=torch.float64), actions, 1.0 - 2 * actions.double())
+    set_gradient(policy, batch)
+    direction = NaturalGradient(max_kl, damping=0.0, backtracks=backtracks, **arguments)
+    return direction(policy, batch, None, ALONE), policy
+
+
+def kl_of(logit):
+    """KL divergence from the uniform policy over two actions to the one with this logit."""
+    uniform, now = (torch.distributions.Categorical(logits=torch.tensor([x, 0.0])) for x in (0.0, logit))
+    return kl_divergence(uniform, now).item()
+
+
+def test_a_full_step_that_serves_is_taken_as_it_is():
+    metrics, policy = searched(lambda theta: theta, backtracks=4)
+    without, same = searched(lambda theta: theta, backtracks=0)
+    assert metrics == {"line_search_backtracks": 0.0, "line_search_success": 1.0} and without == {}
+    assert torch.equal(policy.theta.grad, same.theta.grad) and policy.theta == 0
+    assert policy.theta.grad.item() == pytest.approx(-math.sqrt(2 * 0.01 / 0.25))  # F = p (1 - p) = 1 / 4.
+
+
+def test_the_step_is_halved_until_the_measured_kl_fits():
+    """The logit is theta + 100 theta**3: the quadratic model is far too bold."""
+
+    def logit(theta):
+        return theta + 100 * theta**3
+
+    full = math.sqrt(2 * 0.01 / 0.25)
+    fits = [kl_of(logit(full * part)) <= 1.5 * 0.01 for part in (1.0, 0.5, 0.25, 0.125)]
+    assert fits == [False, False, True, True]
+    metrics, policy = searched(logit, backtracks=3)
+    assert metrics == {"line_search_backtracks": 2.0, "line_search_success": 1.0}
+    assert policy.theta.grad.item() == pytest.approx(-full / 4) and policy.theta == 0
+
+
+def test_the_tolerance_is_one_and_a_half():
+    """Logits that the full step takes just below and just above 1.5 max_kl."""
+    full = math.sqrt(2 * 0.01 / 0.25)
+    bound = brentq(lambda logit: kl_of(logit) - 0.015, 0.01, 1.0)
+
+    for end, halvings in ((bound - 1e-3, 0.0), (bound + 1e-3, 1.0)):
+        bend = (end - full) / full**3
+
+        def logit(theta, bend=bend):
+            return theta + bend * theta**3
+
+        assert searched(logit, backtracks=3)[0]["line_search_backtracks"] == halvings
+
+
+def test_the_step_is_halved_until_the_surrogate_improves():
+    """The logit is theta - 10 theta**2: beyond 0.1 it falls below where it started; the full step is 0.28."""
+    metrics, policy = searched(lambda theta: theta - 10 * theta**2, backtracks=5, max_kl=0.01)
+    assert metrics == {"line_search_backtracks": 2.0, "line_search_success": 1.0}
+    assert policy.theta.grad.item() == pytest.approx(-math.sqrt(2 * 0.01 / 0.25) / 4)
+
+
+@pytest.mark.parametrize("logit", [lambda theta: theta - 1e6 * theta**2, lambda theta: theta + theta * float("inf")])
+def test_no_step_is_taken_where_no_length_serves(logit):
+    def safe(theta):
+        return theta if theta == 0 else logit(theta)
+
+    metrics, policy = searched(safe, backtracks=3)
+    assert metrics == {"line_search_backtracks": 3.0, "line_search_success": 0.0}
+    assert policy.theta.grad == 0 and policy.theta == 0
+
+
+def test_the_parameters_are_what_they_were_to_the_bit():
+    torch.manual_seed(3)
+    agent = Reinforce("Pendulum-v1", policy=partial(SMALL, hidden_sizes=(32, 32)))
+    policy, observations = agent.policy, torch.randn(200, 3)
+    batch = batch_of(policy, observations, policy(observations).sample(), torch.randn(200))
+    before = [p.detach().clone() for p in policy.parameters()]
+    set_gradient(policy, batch)
+    metrics = NaturalGradient(0.5, damping=1e-8, cg_iterations=40, backtracks=10)(policy, batch, None, ALONE)
+    assert metrics["line_search_backtracks"] > 0
+    assert all(torch.equal(p, old) for p, old in zip(policy.parameters(), before, strict=True))
+    assert all(p.requires_grad for p in policy.parameters())
+
+
+def test_the_line_search_takes_the_subsample_and_sums_over_processes():
+    """Two processes with the same timesteps decide as one of them would."""
+    seen = []
+
+    def doubled(tensor):
+        seen.append(tensor)
+        return tensor * 2
+
+    policy, batch = discrete()
+    set_gradient(policy, batch)
+    NaturalGradient(0.01, max_timesteps=10, backtracks=2)(policy, batch, None, doubled)
+    assert seen[-1].shape == (2,) and {tensor.item() for tensor in seen if tensor.ndim == 0} == {10}
+    both = Surrogate(policy, batch.spaced(10), doubled), Surrogate(policy, batch.spaced(10), ALONE)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += 0.1
+    assert both[0]() == pytest.approx(both[1]())
+    chunk = batch.spaced(10)
+    ratio = (chunk.distribution(policy).log_prob(chunk.actions) - chunk.log_probs).exp()
+    assert len(chunk.log_probs) == 10
+    assert both[1]()[0] == pytest.approx(((ratio - 1) * chunk.advantages).mean().item())
+
+
+def test_surrogate_in_chunks_and_without_a_kl_divergence(monkeypatch):
+    policy, batch = discrete()
+    odd = OddPolicy(policy)
+    whole = [Surrogate(net, batch.chunk(), ALONE) for net in (policy, odd)]
+    monkeypatch.setattr("pg_lightning.directions.CHUNK", 7)
+    parts = Surrogate(policy, batch.chunk(), ALONE)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    assert parts() == pytest.approx(whole[0]())
+    log_ratio = policy(batch.episodes.observations).log_prob(batch.episodes.actions) - batch.episodes.log_probs
+    assert whole[1]()[0] == pytest.approx(whole[0]()[0])
+    assert whole[1]()[1] == pytest.approx((log_ratio.exp() - 1 - log_ratio).mean().item())
+
+
+def test_nothing_to_learn_is_no_step():
+    policy, batch = discrete()
+    for parameter in policy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    metrics = NaturalGradient(backtracks=2)(policy, batch, None, ALONE)
+    assert metrics == {"line_search_backtracks": 0.0, "line_search_success": 0.0}
+
+
+def test_a_run_logs_the_line_search_only_where_it_is_on():
+    for backtracks, logged in ((0, False), (5, True)):
+        agent = Reinforce("CartPole-v1", policy=SMALL, direction=NaturalGradient(backtracks=backtracks))
+        trainer(2).fit(agent, EpisodeDataModule(num_envs=4))
+        assert ("line_search_backtracks" in agent.metrics) is logged
+        assert ("line_search_success" in agent.metrics) is logged
+        assert 0 < agent.metrics["kl"] < 0.04
+
+
+def test_the_line_search_of_a_policy_from_the_command_line(tmp_path, monkeypatch):
+    """Its constructor arguments hold what jsonargparse made, which cannot be copied."""
+    monkeypatch.chdir(tmp_path)
+    options = ["--model.policy", "MLPPolicy", "--model.policy.encoder", "NormalizeObservations"]
+    options += ["--model.direction", "NaturalGradient", "--model.direction.backtracks", "2"]
+    options += ["--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false", "--data.num_envs", "2"]
+    main(["fit", *options])
+    rows = (tmp_path / "runs/CartPole-v1/version_0/metrics.csv").read_text().splitlines()
+    assert len(rows) == 3 and "line_search_success" in rows[0]

@@ -10,6 +10,8 @@ from torch import nn
 from torch.distributions import Categorical
 
 from pg_lightning import (
+    GAE,
+    Critic,
     EpisodeDataModule,
     Episodes,
     EpisodeSampler,
@@ -268,6 +270,23 @@ def test_A9_leave_one_out_is_unbiased_and_the_mean_at_a_timestep_is_not(episodes
     biased = updates[TimestepBaseline]
     scale = (biased * right).sum() / right.square().sum()
     assert (biased / scale - right).norm() > 0.03 * right.norm(), "another direction, not only another scale"
+
+
+@pytest.mark.parametrize("episodes_per_update", [1, 2])
+@pytest.mark.parametrize("gamma", [1.0, 0.6])
+def test_a_fixed_critic_is_unbiased_with_lambda_one_and_not_below(episodes_per_update, gamma):
+    """Exact, as above: whatever the critic predicts, it is no part of the expected gradient, but through bootstrap."""
+    torch.manual_seed(4)
+    found = {}
+    for gae_lambda in (1.0, 0.5):
+        settings = {"returns": GAE(gae_lambda), "gamma": gamma, "discount_states": True}
+        agent = agent_for("tests.envs:Chain-v0", Critic(), **settings).double()
+        values = agent.baseline.value(torch.arange(3))
+        assert values.std() > 0.2
+        right = gradient_of_objective(agent, Chain(), gamma)
+        found[gae_lambda] = expected_update(agent, Chain(), episodes_per_update)
+    torch.testing.assert_close(found[1.0], right, rtol=1e-10, atol=1e-12)
+    assert (found[0.5] - right).norm() > 0.03 * right.norm()
 
 
 class OneParameter(nn.Module):

@@ -1,9 +1,23 @@
 import pytest
 import torch
 
-from pg_lightning import GAE, MonteCarlo
+from pg_lightning import (
+    GAE,
+    Baseline,
+    Critic,
+    EpisodeDataModule,
+    EpisodeSampler,
+    LinearBaseline,
+    MonteCarlo,
+    NoNormalization,
+    Reinforce,
+    ScaledRewards,
+)
+from pg_lightning.cli import main
 from pg_lightning.returns import Values
-from tests.helpers import episodes_of
+from pg_lightning.sampling.actors import make_actor
+from tests.envs import Counting
+from tests.helpers import batch_of, episodes_of, trainer
 
 GAMMA = 0.9
 
@@ -83,3 +97,151 @@ def test_drop_leaves_out_truncated_episodes():
 def test_arguments_out_of_range(make):
     with pytest.raises(ValueError, match="must be"):
         make()
+
+
+class Known(Baseline):
+    """A critic whose value of an observation of Counting at timestep t is 10 t - 7."""
+
+    def __call__(self, episodes, returns):
+        return self.values(episodes).values
+
+    def values(self, episodes):
+        found = (10.0 * observations[:, 4].double() - 7 for observations in self.shown(episodes))
+        return Values(*found)
+
+    def shown(self, episodes):
+        return episodes.observations, episodes.final_observations
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.7, 1.0])
+def test_gae_on_a_scripted_environment(gae_lambda, truncate):
+    """Counting pays 100 episode + t + action / 2, and shows t: every number by loops, the final observation's too."""
+    env = {"id": "tests.envs:Counting-v0", "kwargs": {"lengths": (4, 1, 3), "truncate": truncate}}
+    arguments = {"baseline": Known(), "normalization": NoNormalization(), "gamma": GAMMA}
+    agent = Reinforce(env, returns=GAE(gae_lambda), **arguments).double()
+    sampler = EpisodeSampler(agent.env.make_vector(1, "sync"), 3)
+    batch = agent.estimate(sampler.sample(make_actor(agent.policy, agent.env.action_space), 0))
+    actions, expected = iter(batch.episodes.actions.tolist()), []
+    for number, length in enumerate((4, 1, 3)):
+        rewards = [100.0 * number + t + next(actions) / 2 for t in range(length)]
+        values = [10.0 * t - 7 for t in range(length + 1)]
+        if not truncate:
+            values[-1] = 0.0
+        errors = [rewards[t] + GAMMA * values[t + 1] - values[t] for t in range(length)]
+        returns = [sum(GAMMA ** (k - t) * rewards[k] for k in range(t, length)) for t in range(length)]
+        tails = [GAMMA ** (length - t) * values[-1] for t in range(length)]
+        if gae_lambda == 1.0:  # Monte-Carlo minus value.
+            expected += [returns[t] + tails[t] - values[t] for t in range(length)]
+        elif gae_lambda == 0.0:  # One-step TD errors.
+            expected += errors
+        else:
+            decay = GAMMA * gae_lambda
+            expected += [sum(decay ** (k - t) * errors[k] for k in range(t, length)) for t in range(length)]
+    assert batch.advantages.tolist() == pytest.approx(expected, rel=1e-12)
+    assert batch.episodes.truncated.tolist() == [truncate] * 3
+
+
+def folded(scaled, episodes):
+    """Estimate the returns of an update's episodes, fold them in, and return the estimate and the batch."""
+    returns = scaled(episodes, VALUES, GAMMA)
+    batch = batch_of(episodes, returns)
+    metrics = scaled.fit(batch)
+    return returns, batch, metrics
+
+
+def test_rewards_are_divided_by_the_std_of_all_returns_before():
+    scaled, inner = ScaledRewards(), MonteCarlo()
+    first, second = scripted(), episodes_of([7.0, -2.0, 30.0], [1, 2])
+    unscaled = [inner(episodes, None, GAMMA) for episodes in (first, second)]
+    returns, _, metrics = folded(scaled, first)
+    torch.testing.assert_close(returns, unscaled[0])
+    assert metrics == {"reward_scale": 1.0}
+    returns, _, metrics = folded(scaled, second)
+    assert metrics["reward_scale"] == pytest.approx(unscaled[0].std(correction=0).item(), rel=1e-12)
+    torch.testing.assert_close(returns, unscaled[1] / unscaled[0].std(correction=0))
+    everything = torch.cat(unscaled)
+    returns, _, metrics = folded(scaled, second)
+    assert metrics["reward_scale"] == pytest.approx(everything.std(correction=0).item(), rel=1e-12)
+    torch.testing.assert_close(returns, unscaled[1] / everything.std(correction=0))
+
+
+def test_the_inner_estimator_gets_the_values_as_they_are_and_every_option():
+    scaled, inner = ScaledRewards(GAE(0.8)), GAE(0.8)
+    folded(scaled, scripted())
+    smaller = scripted()
+    smaller.rewards = smaller.rewards / scaled.scale
+    torch.testing.assert_close(scaled(scripted(), VALUES, GAMMA), inner(smaller, VALUES, GAMMA))
+    assert scripted().rewards.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0]
+    assert ScaledRewards(MonteCarlo("drop")).select(scripted()).lengths.tolist() == [3]
+    with pytest.raises(ValueError, match="GAE needs a critic"):
+        scaled(scripted(), None, GAMMA)
+
+
+@pytest.mark.parametrize("reward", [0.0, 10.1])
+def test_equal_returns_are_not_scaled(reward):
+    scaled = ScaledRewards()
+    for count in (3, 7):
+        episodes = episodes_of([reward] * count, [1] * count)
+        assert folded(scaled, episodes)[0].tolist() == episodes.rewards.tolist()
+
+
+def test_a_batch_is_converted_to_the_scale_of_the_next_update():
+    """So that what a critic learns from one update is in the units of the next."""
+    scaled, critic = ScaledRewards(), LinearBaseline()
+    critic.prepare(Counting.observation_space)
+    observations = torch.tensor([[0.0, 0, 0, 0, t] for t in range(40)])
+    episodes = episodes_of([1000.0 * (t + 1) for t in range(40)], [40], observations=observations)
+    for _ in range(3):
+        _, batch, _ = folded(scaled, episodes)
+        torch.testing.assert_close(batch.returns, scaled(episodes, None, GAMMA))
+        critic.fit(batch)
+        assert (critic.values(episodes).values - scaled(episodes, None, GAMMA)).std() < 0.2
+    assert scaled.scale > 1000 and batch.returns.std() < 2
+
+
+@pytest.mark.parametrize("baseline", [LinearBaseline, lambda: Critic(epochs=200, minibatch_size=30)])
+def test_a_critic_keeps_up_with_the_scale_in_a_run(baseline):
+    """Rewards of hundreds, unscaled in the first update: what is predicted in the second has its scale."""
+    torch.manual_seed(0)
+    env = {"id": "tests.envs:Counting-v0", "kwargs": {"lengths": (9, 30)}}
+    agent = Reinforce(env, returns=ScaledRewards(GAE()), baseline=baseline())
+    seen = []
+    fit = agent.returns.fit
+
+    def watched(batch):
+        seen.append((batch.baseline.clone(), batch.returns.clone()))
+        return fit(batch)
+
+    agent.returns.fit = watched
+    trainer(3).fit(agent, EpisodeDataModule(num_envs=2, episodes_per_update=4))
+    assert agent.metrics["reward_scale"] > 100 and agent.returns.count == 3 * 78
+    for predicted, returns in seen[1:]:
+        assert (predicted - returns).square().mean() < 0.3 * returns.square().mean()
+
+
+def test_scaled_rewards_are_in_the_checkpoint(tmp_path):
+    agent = Reinforce("CartPole-v1", returns=ScaledRewards(GAE(0.9)), baseline=Critic())
+    assert agent.hparams["returns"] == {
+        "class_path": "pg_lightning.ScaledRewards",
+        "init_args": {"returns": {"class_path": "pg_lightning.GAE", "init_args": {"gae_lambda": 0.9}}},
+    }
+    run = trainer(2)
+    run.fit(agent, EpisodeDataModule(num_envs=4))
+    run.save_checkpoint(tmp_path / "agent.ckpt")
+    again = Reinforce.load_from_checkpoint(tmp_path / "agent.ckpt")
+    assert again.returns.returns.gae_lambda == 0.9
+    assert again.returns.scale == agent.returns.scale > 1
+
+
+def test_scaled_rewards_from_the_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = ["--model.returns", "ScaledRewards", "--model.returns.returns", "GAE"]
+    options += ["--model.returns.returns.gae_lambda", "0.9", "--model.baseline", "Critic", "--data.num_envs", "2"]
+    main(["fit", *options, "--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false"])
+    assert "reward_scale" in (tmp_path / "runs/CartPole-v1/version_0/metrics.csv").read_text().splitlines()[0]
+
+
+def test_rewards_are_not_scaled_twice():
+    with pytest.raises(ValueError, match="would scale the rewards twice"):
+        ScaledRewards(ScaledRewards())

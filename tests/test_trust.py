@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from pg_lightning.cli import main
 from pg_lightning.cli.runs import RunFolder, folder_name
@@ -42,6 +43,21 @@ def test_C8_each_process_writes_its_own_predictions():
     done = typed("predict", "--ckpt_path", "last", *two)
     assert done.returncode == 0 and len(re.findall(r"3 episodes, mean return \S+: (\S+)", done.stdout)) == 2
     assert {path.name for path in RUN.glob("*.npz")} == {"episodes_rank0.npz", "episodes_rank1.npz"}
+
+
+def test_C8_what_is_to_be_watched_is_drawn(monkeypatch):
+    """Also where a vectorised implementation would be faster, which takes the render mode and draws nothing."""
+    frames = []
+    monkeypatch.setattr(CartPoleEnv, "render", lambda env: frames.append(env))
+    main(["fit", *FEW, "--trainer.max_steps", "2"])
+    watch = ["test", "--ckpt_path", "last", *QUIET, "--data.eval_episodes", "2", "--env.kwargs"]
+    main([*watch, '{"render_mode": "rgb_array"}'])
+    assert not frames
+    main([*watch, '{"render_mode": "human"}'])
+    assert len(frames) >= 2 * 2 * 2, "each episode is drawn, sampled and greedy, from its reset on"
+    for backend in ("native", "envpool"):
+        line = error(*watch, '{"render_mode": "human"}', "--data.backend", backend)
+        assert line == f"error: the backend {backend} opens no window for CartPole-v1: use sync or async"
 
 
 def test_C9_the_closing_lines_say_what_is_so(capsys):

@@ -6,8 +6,8 @@ import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -170,6 +170,19 @@ class Environment:
     def make_vector(self, num_envs: int, backend: str = "auto") -> VectorEnv:
         """Make environments that step together: see :func:`pg_lightning.envs.make_vector`."""
         return make_vector(self, num_envs, backend)
+
+    def with_time_limit(self, steps: int) -> "Environment":
+        """Return this environment, with a time limit where it has none.
+
+        Args:
+            steps: timesteps after which an episode is cut, counted above the wrappers.
+        """
+        if self.time_limit is not None:
+            return self
+        if not self.wrappers:  # Where every backend that takes a time limit can have it.
+            return replace(self, max_episode_steps=steps)
+        limit = partial(gym.wrappers.TimeLimit, max_episode_steps=steps)
+        return replace(self, wrappers=[*self.wrappers, limit])
 
     def spec(self) -> dict[str, Any]:
         """Describe the environment as plain data, from which ``Environment(**spec)`` builds it again.

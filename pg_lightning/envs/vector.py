@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
-from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 from pg_lightning.envs.envpool import EnvPoolEnvs
 from pg_lightning.envs.errors import EnvironmentFault, environment_errors
@@ -153,6 +153,12 @@ class _WorkerEnv(gym.Env):
             self._env.close()
 
 
+def _work(*args: Any) -> None:
+    """Serve the main process; end without a word when it is gone, as Gymnasium's worker alone would not."""
+    with suppress(EOFError, ConnectionError):
+        _async_worker(*args)
+
+
 def _as_info(fault: EnvironmentFault) -> dict[str, str]:
     return {"fault": str(fault), "traceback": "".join(traceback.format_exception(fault))}
 
@@ -178,7 +184,7 @@ class AsyncEnvs(AsyncVectorEnv):
             raise ValueError(f"the backend async cannot carry the observations of {environment.name}: use sync")
         make = partial(_WorkerEnv, environment, os.getpid())
         with environment_errors(f"environment {environment.name!r}, backend async"):
-            self._call(super().__init__, [make] * num_envs, copy=False)
+            self._call(super().__init__, [make] * num_envs, copy=False, worker=_work)
         self.spec = environment.registration()
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:
@@ -245,6 +251,9 @@ BACKENDS: dict[str, Callable[["Environment", int], VectorEnv]] = {
 }
 """Makers of vector environments by name. An entry added here can be chosen like the others."""
 
+WINDOWLESS = ("native", "envpool")
+"""Backends that take a ``render_mode`` and draw nothing."""
+
 
 def make_vector(environment: "Environment", num_envs: int, backend: str = "auto") -> VectorEnv:
     """Make environments that step together.
@@ -276,6 +285,8 @@ def make_vector(environment: "Environment", num_envs: int, backend: str = "auto"
 
 
 def _make(backend: str, environment: "Environment", num_envs: int) -> VectorEnv:
+    if backend in WINDOWLESS and (environment.kwargs or {}).get("render_mode") == "human":
+        raise ValueError(f"the backend {backend} opens no window for {environment.name}: use sync or async")
     envs = BACKENDS[backend](environment, num_envs)
     envs.backend, envs.name = backend, environment.name  # type: ignore[attr-defined]
     return envs

@@ -3,11 +3,13 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any, Protocol
 
 import gymnasium as gym
 import pytorch_lightning as pl
 import torch
+from gymnasium.vector import VectorEnv
 from torch import nn
 from torch.utils.data import IterableDataset
 
@@ -69,10 +71,16 @@ class EvaluationDataset(IterableDataset[Episodes]):
         policy: maps observations to a Distribution.
         sampler: runs the episodes.
         greedy: whether to take the most probable action, rather than to sample one.
+        max_steps: timesteps after which the environments cut an episode, where that is a limit of the evaluation alone.
+
+    Attributes:
+        num_episodes: played so far.
+        num_cut: of these, cut after ``max_steps``.
     """
 
-    def __init__(self, policy: nn.Module, sampler: EpisodeSampler, greedy: bool) -> None:
-        self.policy, self._sampler, self.greedy = policy, sampler, greedy
+    def __init__(self, policy: nn.Module, sampler: EpisodeSampler, greedy: bool, max_steps: int | None = None) -> None:
+        self.policy, self._sampler, self.greedy, self.max_steps = policy, sampler, greedy, max_steps
+        self.num_episodes = self.num_cut = 0
 
     def __len__(self) -> int:
         """Return 1: all episodes are one item."""
@@ -82,6 +90,10 @@ class EvaluationDataset(IterableDataset[Episodes]):
         """Yield all episodes."""
         with evaluating(self.policy):
             episodes = self._sampler.sample(self._actor(), EVALUATION_UPDATE)
+        self.num_episodes += len(episodes)
+        if self.max_steps is not None:
+            cut = episodes.truncated & ~episodes.terminated & (episodes.lengths == self.max_steps)
+            self.num_cut += int(cut.sum())
         yield episodes  # Outside: whoever holds the iterator would hold the policy in eval mode, too.
 
     def _actor(self) -> Actor:
@@ -103,6 +115,9 @@ class EpisodeDataModule(pl.LightningDataModule):
         step_timeout: seconds that a step or a reset of the environments may take before the run ends with an error;
             null for no limit.
         eval_episodes: episodes that validate, test and predict play, each in the sampled and the greedy way.
+        eval_max_steps: timesteps after which these cut an episode of an environment that has no time limit (it counts
+            as truncated, and a warning says how many were cut); null for no limit. A backend that takes no time limit
+            gives way to sync there. Training is not affected: that is ``max_episode_steps`` of the environment.
         seed: of everything random about sampling.
 
     Raises:
@@ -117,11 +132,14 @@ class EpisodeDataModule(pl.LightningDataModule):
         backend: str = "auto",
         step_timeout: float | None = 300.0,
         eval_episodes: int = 100,
+        eval_max_steps: int | None = 10_000,
         seed: int = 0,
     ) -> None:
         super().__init__()
         if eval_episodes < 1:
             raise ValueError(f"eval_episodes must be at least 1, not {eval_episodes}")
+        if eval_max_steps is not None and eval_max_steps < 1:
+            raise ValueError(f"eval_max_steps must be at least 1 timestep, or null, not {eval_max_steps}")
         if seed < 0:
             raise ValueError(f"seed must be at least 0, not {seed}")
         if step_timeout is not None and not 0 < step_timeout < math.inf:
@@ -130,16 +148,31 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.env = None if env is None else as_environment(env)
         self.num_envs, self.backend, self.step_timeout = num_envs, backend, step_timeout
         self.episodes_per_update = num_envs if episodes_per_update is None else episodes_per_update
-        self.eval_episodes, self.seed = eval_episodes, seed
+        self.eval_episodes, self.eval_max_steps, self.seed = eval_episodes, eval_max_steps, seed
         self._samplers: dict[str, EpisodeSampler] = {}
+        self._evaluations: list[EvaluationDataset] = []
 
     def _sampler(self, stage: str, num_envs: int, episodes: int) -> EpisodeSampler:
         """Make the sampler of a stage once, and keep it."""
         if stage not in self._samplers:
             rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-            envs = self._checked_env().make_vector(num_envs, self.backend)
+            envs = self._make_envs(stage, num_envs)
             self._samplers[stage] = EpisodeSampler(envs, episodes, self.seed, rank, world_size, self.step_timeout)
         return self._samplers[stage]
+
+    def _make_envs(self, stage: str, num_envs: int) -> VectorEnv:
+        """Make the environments of a stage; those of an evaluation have a time limit."""
+        env = self._checked_env()
+        if stage == "evaluate" and (limit := self._added_limit()) is not None:
+            env = env.with_time_limit(limit)
+            with suppress(ValueError):  # Not every vectorised implementation takes a time limit.
+                return env.make_vector(num_envs, self.backend)
+            return env.make_vector(num_envs, "sync")
+        return env.make_vector(num_envs, self.backend)
+
+    def _added_limit(self) -> int | None:
+        """Return the time limit that evaluation adds to the environment, ``None`` where that has its own."""
+        return self.eval_max_steps if self._checked_env().time_limit is None else None
 
     def _checked_env(self) -> Environment:
         """Return the environment; refuse one with other spaces than the agent's policy was made for."""
@@ -181,7 +214,8 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def _evaluation(self, greedy: bool) -> EvaluationDataset:
         sampler = self._sampler("evaluate", min(self.num_envs, self.eval_episodes), self.eval_episodes)
-        return EvaluationDataset(self._agent.policy, sampler, greedy)
+        self._evaluations.append(EvaluationDataset(self._agent.policy, sampler, greedy, self._added_limit()))
+        return self._evaluations[-1]
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch to the policy's device; Lightning would look for the tensors in it one by one."""
@@ -193,7 +227,14 @@ class EpisodeDataModule(pl.LightningDataModule):
         return self.trainer.lightning_module  # type: ignore[return-value]
 
     def teardown(self, stage: str) -> None:
-        """Close the environments."""
+        """Close the environments; warn of evaluation episodes that were cut."""
+        num_cut, num_episodes = (
+            sum(getattr(one, name) for one in self._evaluations) for name in ("num_cut", "num_episodes")
+        )
+        self._evaluations.clear()
+        if num_cut:
+            what = f"cut {num_cut:,} of {num_episodes:,} episodes after {self.eval_max_steps:,} steps"
+            warnings.warn(f"evaluation {what} (--data.eval_max_steps): they count as truncated", stacklevel=2)
         for sampler in self._samplers.values():
             sampler.close()
         self._samplers.clear()
