@@ -16,12 +16,15 @@ from pg_lightning.fitted import Fitted
 from pg_lightning.functional import leave_one_out, timestep_indices, timestep_mean
 from pg_lightning.hparams import Recorded
 from pg_lightning.policies.encoders import make_encoder
-from pg_lightning.returns import Values
+from pg_lightning.returns import MonteCarlo, Returns, Values
 from pg_lightning.tree import Tree, tree_map
 
 
 class Baseline(Recorded, ABC):
     """Interface of a baseline b(S_t)."""
+
+    returns: type[Returns] = MonteCarlo
+    """Estimator that fits the baseline, where none is given."""
 
     @abstractmethod
     def __call__(self, episodes: Episodes, returns: Tensor) -> Tensor:

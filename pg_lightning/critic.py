@@ -13,7 +13,7 @@ from pg_lightning.fitted import Fitted
 from pg_lightning.policies.bodies import MLPBody
 from pg_lightning.policies.encoders import Encoder, make_encoder
 from pg_lightning.policies.normalization import NormalizeObservations
-from pg_lightning.returns import Values
+from pg_lightning.returns import GAE, Values
 from pg_lightning.tree import Tree, tree_leaves, tree_map
 
 CHUNK = 16_384
@@ -38,6 +38,7 @@ class Critic(Baseline, Fitted, nn.Module):
         ValueError: an argument out of range.
     """
 
+    returns = GAE
     order = 1
     moments: Tensor
     seed: Tensor

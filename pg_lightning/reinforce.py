@@ -33,14 +33,14 @@ class Reinforce(Agent):
         env: what is played: an Environment, a Gymnasium id, or a callable that makes an environment. Its spaces decide
             what the policy reads and chooses.
         policy: makes the policy of an observation and an action space: a class such as MLPPolicy.
-        returns: estimates the return from each timestep on; by default MonteCarlo.
-        baseline: subtracted from the returns; by default LeaveOneOut.
+        returns: estimates the return from each timestep on; by default that of the baseline (Critic: GAE).
+        baseline: subtracted from the returns; by default Critic.
         normalization: of the advantages; by default PerBatch.
-        direction: from the gradient to the step; by default Gradient, the gradient itself.
+        direction: from the gradient to the step; by default NaturalGradient.
         gamma: discount factor per timestep, from 0 to 1.
         discount_states: whether timestep t counts gamma**t, as the gradient of the discounted objective has it. By
             default it does not, as in nearly all implementations: late actions count as much as early ones.
-        optimizer: makes the optimizer of the policy's parameters; by default that of the direction (Gradient: Adam).
+        optimizer: makes the optimizer of the policy's parameters; by default that of the direction.
         lr_scheduler: makes the learning-rate scheduler of the optimizer; it steps once per update.
         lr_schedule: factor of the learning rate by the run's progress, such as Linear(1.0); in place of a scheduler.
         entropy_coef: β, weight of the entropy bonus: a number or a schedule.
@@ -78,8 +78,8 @@ class Reinforce(Agent):
             raise ValueError(f"chunk_size must be at least 1 timestep, not {chunk_size}")
         if not isinstance(entropy_coef, Schedule | dict) and not math.isfinite(entropy_coef):
             raise ValueError(f"entropy_coef must be a finite number or a schedule, not {entropy_coef}")
-        self.returns = self.part("returns", returns or defaults.returns(), Returns)
         self.baseline = self.part("baseline", baseline or defaults.baseline(), Baseline)
+        self.returns = self.part("returns", returns or self.baseline.returns(), Returns)
         self.normalization = self.part("normalization", normalization or defaults.normalization(), Normalization)
         self.entropy_coef = self.part("entropy_coef", entropy_coef, Schedule)
         self.baseline.prepare(self.env.observation_space)

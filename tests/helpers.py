@@ -1,12 +1,23 @@
+from functools import partial
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 
+from pg_lightning import Gradient, LeaveOneOut, MLPPolicy, Reinforce
 from pg_lightning.episodes import PER_EPISODE, PER_TIMESTEP, Batch, Episodes
 from pg_lightning.tree import tree_leaves
 
 ROOT = Path(__file__).parents[1]
+
+
+ARTICLES = partial(MLPPolicy, hidden_sizes=(128,), activation="relu", bias=False, init="default", encoder=None)
+"""The article's network, without dropout."""
+
+
+def plain(env=None, policy=ARTICLES, **parts):
+    """Agent with the parts of configs/cartpole.yaml: the plain policy gradient."""
+    return Reinforce(env, policy, **{"baseline": LeaveOneOut(), "direction": Gradient()} | parts)
 
 
 def trainer(max_steps=1, **settings):

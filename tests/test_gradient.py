@@ -28,7 +28,7 @@ from pg_lightning.policies.dropout import replay_masks
 from pg_lightning.sampling.actors import make_actor
 from tests import naive
 from tests.envs import Chain, Row, TinyMDP
-from tests.helpers import trainer, weights_of
+from tests.helpers import ARTICLES, plain, trainer, weights_of
 
 linear = partial(MLPPolicy, hidden_sizes=())
 """A tabular softmax policy: one-hot observations, no hidden layer; its gradient can be enumerated."""
@@ -74,9 +74,9 @@ def article_gradients(weights, episodes, gamma):
 )
 def test_the_gradient_is_the_articles(num_envs, episodes_per_update, chunk_size):
     pl.seed_everything(3, verbose=False)
-    agent = Reinforce(
+    agent = plain(
         "CartPole-v1",
-        policy=partial(MLPPolicy, dropout=0.6),
+        policy=partial(ARTICLES, dropout=0.6),
         baseline=NoBaseline(),
         normalization=PerEpisode(),
         gamma=0.98,
@@ -124,7 +124,7 @@ def agent_for(env, baseline=None, **settings):
     env_kwargs = settings.pop("kwargs", None)
     env = {"id": env, "kwargs": env_kwargs}
     settings = {"gamma": 1.0, "normalization": NoNormalization()} | settings
-    agent = Reinforce(env, policy=linear, baseline=baseline or NoBaseline(), **settings)
+    agent = plain(env, policy=linear, baseline=baseline or NoBaseline(), **settings)
     with torch.no_grad():
         weight = agent.policy.body[0].weight
         values = torch.tensor([[0.4, -0.3, 0.1], [-0.2, 0.5, 0.0], [0.1, 0.1, 0.1]])
@@ -282,7 +282,7 @@ def test_a_fixed_critic_is_unbiased_with_lambda_one_and_not_below(episodes_per_u
         settings = {"returns": GAE(gae_lambda), "gamma": gamma, "discount_states": True}
         agent = agent_for("tests.envs:Chain-v0", Critic(), **settings).double()
         values = agent.baseline.value(torch.arange(3))
-        assert values.std() > 0.2
+        assert values.std() > 0.1
         right = gradient_of_objective(agent, Chain(), gamma)
         found[gae_lambda] = expected_update(agent, Chain(), episodes_per_update)
     torch.testing.assert_close(found[1.0], right, rtol=1e-10, atol=1e-12)
@@ -306,7 +306,7 @@ class OneParameter(nn.Module):
 )
 def test_A10_without_gamma_to_the_t_the_worst_policy_is_learnt(gamma, discount_states, slope):
     """Five states in a row that look alike, p = P(a1): dJ/dp = 0.25, but -0.5 without gamma**t."""
-    agent = Reinforce(
+    agent = plain(
         "tests.envs:Row-v0",
         policy=OneParameter,
         baseline=NoBaseline(),
@@ -327,7 +327,7 @@ def test_gamma_to_the_t_is_left_out_by_default():
 
 
 def test_no_update_learns_from_an_older_policy():
-    agent = Reinforce("CartPole-v1", policy=partial(MLPPolicy, dropout=0.5, bias=True))
+    agent = plain("CartPole-v1", policy=partial(MLPPolicy, dropout=0.5, bias=True))
     capture = Capture()
     trainer(50, callbacks=[capture]).fit(agent, EpisodeDataModule(num_envs=4))
     assert [batch.episodes.update for batch in capture.batches] == list(range(50))

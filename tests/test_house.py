@@ -12,10 +12,10 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from torch.distributions import Independent, Normal
 
 import pg_lightning
-from pg_lightning import Baseline, Encoder, EpisodeDataModule, Head, Reinforce
+from pg_lightning import Baseline, Encoder, EpisodeDataModule, Head
 from pg_lightning.envs import BACKENDS, Environment
 from pg_lightning.policies import ENCODERS, HEADS
-from tests.helpers import trainer, weights_of
+from tests.helpers import plain, trainer, weights_of
 
 PACKAGE = Path(pg_lightning.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -175,7 +175,7 @@ def learns(agent, **settings):
 def test_a_new_head_is_one_class_and_one_entry(monkeypatch):
     space = gym.spaces.Box(-1, 1, (2, 1), np.float32)
     monkeypatch.setitem(HEADS, gym.spaces.Box, ToyHead)
-    agent = Reinforce({"id": "tests.envs:Spaces-v0", "kwargs": {"actions": space}})
+    agent = plain({"id": "tests.envs:Spaces-v0", "kwargs": {"actions": space}})
     assert isinstance(agent.policy.head, ToyHead)
     learns(agent)
     observation, _ = agent.env.make().reset(seed=0)
@@ -185,13 +185,13 @@ def test_a_new_head_is_one_class_and_one_entry(monkeypatch):
 def test_a_new_encoder_is_one_class_and_one_entry(monkeypatch):
     monkeypatch.setitem(ENCODERS, gym.spaces.MultiDiscrete, ToyEncoder)
     kwargs = {"observations": gym.spaces.MultiDiscrete([3, 3, 3]), "actions": gym.spaces.Discrete(2)}
-    agent = Reinforce({"id": "tests.envs:Spaces-v0", "kwargs": kwargs})
+    agent = plain({"id": "tests.envs:Spaces-v0", "kwargs": kwargs})
     assert isinstance(agent.policy.encoder, ToyEncoder)
     learns(agent)
 
 
 def test_a_new_baseline_is_one_class():
-    agent = Reinforce("CartPole-v1", baseline=ToyBaseline(share=0.25))
+    agent = plain("CartPole-v1", baseline=ToyBaseline(share=0.25))
     learns(agent)
     assert agent.baseline.mean != 0
     assert agent.hparams["baseline"] == {"class_path": "tests.test_house.ToyBaseline", "init_args": {"share": 0.25}}
@@ -200,4 +200,4 @@ def test_a_new_baseline_is_one_class():
 def test_a_new_backend_is_one_function_and_one_entry(monkeypatch):
     monkeypatch.setitem(BACKENDS, "toy", toy_backend)
     assert Environment("CartPole-v1").make_vector(2, "toy").backend == "toy"
-    learns(Reinforce("CartPole-v1"), backend="toy")
+    learns(plain("CartPole-v1"), backend="toy")

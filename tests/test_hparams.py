@@ -18,7 +18,7 @@ from torch import nn
 
 from pg_lightning import EpisodeDataModule, Reinforce
 from pg_lightning.hparams import Recorded, build, check_trusted, describe, recorded_arguments
-from tests.helpers import trainer
+from tests.helpers import plain, trainer
 
 
 class Part(Recorded):
@@ -474,7 +474,7 @@ def saved(agent, path):
 
 
 def test_an_agent_of_parts_of_ones_own_is_loaded_back(tmp_path):
-    agent = Reinforce("CartPole-v1", policy=partial(Own, units=np.int64(5)), optimizer=partial(torch.optim.SGD, lr=0.5))
+    agent = plain("CartPole-v1", policy=partial(Own, units=np.int64(5)), optimizer=partial(torch.optim.SGD, lr=0.5))
     saved(agent, tmp_path / "a.ckpt")
     again = Reinforce.load_from_checkpoint(tmp_path / "a.ckpt")
     assert type(again.policy) is Own and again.policy.width == 5
@@ -494,11 +494,11 @@ def test_an_agent_of_parts_of_ones_own_is_loaded_back(tmp_path):
 )
 def test_an_agent_whose_checkpoint_could_not_be_loaded_is_refused_at_construction(name, value):
     with pytest.raises(ValueError, match=f"^{name}: "):
-        Reinforce("CartPole-v1", **{name: value})
+        plain("CartPole-v1", **{name: value})
 
 
 def test_a_checkpoint_of_an_agent_imports_nothing(tmp_path, payload):
-    saved(Reinforce("CartPole-v1", policy=Own), tmp_path / "a.ckpt")
+    saved(plain("CartPole-v1", policy=Own), tmp_path / "a.ckpt")
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     checkpoint["hyper_parameters"]["policy"] = {"class_path": "payload.Policy", "init_args": {}}
     torch.save(checkpoint, tmp_path / "b.ckpt")

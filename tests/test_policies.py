@@ -7,13 +7,14 @@ import torch
 from torch import nn
 from torch.distributions import Categorical
 
-from pg_lightning import ConsistentDropout, EpisodeSampler, MLPPolicy, Policy, Reinforce
+from pg_lightning import ConsistentDropout, EpisodeSampler, MLPPolicy, Policy
 from pg_lightning.gradients import summed_over_chunks
 from pg_lightning.policies.bodies import MLPBody
 from pg_lightning.policies.dropout import consistent_dropouts, evaluating, replay_masks, with_consistent_dropout
 from pg_lightning.policies.encoders import make_encoder
 from pg_lightning.policies.heads import CategoricalHead, make_head
 from pg_lightning.sampling.actors import ModuleActor, make_actor
+from tests.helpers import ARTICLES, plain
 
 BOX, DISCRETE = gym.spaces.Box(-1, 1, (4,), np.float32), gym.spaces.Discrete(2)
 
@@ -218,7 +219,7 @@ def test_head_and_encoder_can_be_handed_in():
 
 def test_the_articles_network():
     torch.manual_seed(0)
-    policy = MLPPolicy(BOX, DISCRETE, dropout=0.6)
+    policy = ARTICLES(BOX, DISCRETE, dropout=0.6)
     assert [tuple(parameter.shape) for parameter in policy.parameters()] == [(128, 4), (2, 128)]
     observations = torch.randn(7, 4)
     with torch.no_grad():
@@ -310,7 +311,7 @@ CHANGES = [
 def test_A7_a_changed_policy_acts_and_learns_as_torch_says(change):
     """Compared with the layers called one by one."""
     torch.manual_seed(0)
-    agent = Reinforce("CartPole-v1", policy=partial(MLPPolicy, hidden_sizes=[8]))
+    agent = plain("CartPole-v1", policy=partial(ARTICLES, hidden_sizes=[8]))
     before = agent.policy(torch.ones(1, 4)).logits
     change(agent.policy)
     policy = agent.policy

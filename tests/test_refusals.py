@@ -14,7 +14,7 @@ from torch.distributions import Categorical, Independent, Normal
 from torch.utils.data import DataLoader, IterableDataset
 
 from pg_lightning import EpisodeDataModule, MLPPolicy, NoNormalization, Reinforce
-from tests.helpers import trainer, weights_of
+from tests.helpers import plain, trainer, weights_of
 
 
 class Unsized(IterableDataset):
@@ -175,13 +175,13 @@ class AtOnce(torch.optim.SGD):
 
 
 def test_A2_lbfgs_is_refused():
-    message, made, unchanged = refused(Reinforce(optimizer=partial(torch.optim.LBFGS, lr=0.1)))
+    message, made, unchanged = refused(plain(optimizer=partial(torch.optim.LBFGS, lr=0.1)))
     assert message.startswith("LBFGS evaluates the loss again") and (made, unchanged) == (0, True)
 
 
 @pytest.mark.parametrize("optimizer", [Twice, AtOnce])
 def test_A2_a_closure_is_called_once(optimizer):
-    agent = Reinforce(optimizer=partial(optimizer, lr=0.1))
+    agent = plain(optimizer=partial(optimizer, lr=0.1))
     message, made, unchanged = refused(agent)
     assert "update 0 was to be learnt from twice" in message and "closure more than once" in message
     assert made == 0 and agent.num_episodes == 0
@@ -248,7 +248,7 @@ LAGGING = {
 
 @pytest.mark.parametrize("layer", LAGGING.values(), ids=LAGGING)
 def test_A3_A4_a_policy_that_learns_otherwise_than_it_acted_is_refused(layer):
-    agent = Reinforce(policy=Own)
+    agent = plain(policy=Own)
     agent.policy.middle = layer()
     message, made, unchanged = refused(agent)
     assert message.startswith("update 0: the policy scores its own actions differently than when it took them")
@@ -260,7 +260,7 @@ def test_A3_A4_a_policy_that_learns_otherwise_than_it_acted_is_refused(layer):
 
 @pytest.mark.filterwarnings("ignore:Found 1 module.* in eval mode")
 def test_A4_a_batch_norm_in_eval_mode_learns():
-    agent = Reinforce(policy=Own)
+    agent = plain(policy=Own)
     agent.policy.middle = nn.BatchNorm1d(32).eval()
     agent.policy.middle.train = lambda mode=True: agent.policy.middle
     trainer(2).fit(agent, EpisodeDataModule(num_envs=4))
@@ -277,7 +277,7 @@ def test_a_continuous_policy_with_noise_is_refused():
             mean = self.mean(observations) + torch.randn(len(observations), 1)
             return Independent(Normal(mean, 0.1), 1)
 
-    agent = Reinforce("Pendulum-v1", policy=TopLevel)
+    agent = plain("Pendulum-v1", policy=TopLevel)
     agent.policy = Wanders(None, None)
     message, made, unchanged = refused(agent, EpisodeDataModule(num_envs=2))
     assert "policy_lag" in message and (made, unchanged) == (0, True)
@@ -302,7 +302,7 @@ def test_weights_that_changed_after_the_episodes_were_sampled_are_found():
             with torch.no_grad():
                 agent.policy.body[0].weight.add_(0.5)
 
-    message, made, unchanged = refused(Reinforce(), callbacks=[Moves()])
+    message, made, unchanged = refused(plain(), callbacks=[Moves()])
     assert "policy_lag" in message and (made, unchanged) == (0, True)
 
 
@@ -356,7 +356,7 @@ OBSERVATIONS = {"what": "observations", "number": math.nan}
 )
 def test_a_number_that_is_not_finite_never_reaches_the_weights(env, policy, made, message):
     """Nor the optimizer's state, nor the counters: also after updates that were good."""
-    agent = Reinforce(env, policy=policy, chunk_size=10**6)
+    agent = plain(env, policy=policy, chunk_size=10**6)
     line, updates, unchanged = refused(agent, EpisodeDataModule(num_envs=2), max_steps=5)
     assert message in line and f"update {made}" in line
     assert (updates, unchanged, int(agent.num_episodes)) == (made, True, 2 * made)
@@ -368,6 +368,6 @@ class Overflows(NoNormalization):
 
 
 def test_a_loss_that_is_not_finite_is_refused():
-    agent = Reinforce(normalization=Overflows())
+    agent = plain(normalization=Overflows())
     message, made, unchanged = refused(agent)
     assert message == "update 0: the loss is nan; weights unchanged" and (made, unchanged) == (0, True)

@@ -29,7 +29,7 @@ from pg_lightning import (
 )
 from pg_lightning.sampling.actors import make_actor
 from tests.envs import GaussianPolicy, OwnPolicy, ScaledReturns
-from tests.helpers import trainer, weights_of
+from tests.helpers import ARTICLES, plain, trainer, weights_of
 
 OBSERVATIONS = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
 
@@ -56,7 +56,7 @@ def same_weights(one, other):
 
 def test_cartpole_is_solved_in_a_few_lines():
     pl.seed_everything(0, verbose=False)
-    agent, stop = Reinforce("CartPole-v1", optimizer=partial(torch.optim.Adam, lr=0.02)), StopAtRewardThreshold()
+    agent, stop = plain("CartPole-v1", optimizer=partial(torch.optim.Adam, lr=0.02)), StopAtRewardThreshold()
     fitted = train(agent, max_steps=60, num_envs=64, callbacks=[stop])
     assert stop.solved and fitted.global_step < 60
     assert stop.running_reward.compute() > 475
@@ -75,7 +75,7 @@ def test_cartpole_is_solved_in_a_few_lines():
 
 def test_B10_a_trained_agent_is_loaded_back(tmp_path):
     """Also a part that keeps its argument under another name."""
-    agent = Reinforce(
+    agent = plain(
         "CartPole-v1",
         policy=partial(MLPPolicy, hidden_sizes=[9, 7], bias=True, dropout=0.5),
         returns=ScaledReturns(0.5),
@@ -102,7 +102,7 @@ def test_B10_a_trained_agent_is_loaded_back(tmp_path):
 
 
 def test_acting_leaves_the_agent_as_it_was_and_drops_nothing():
-    agent = Reinforce("CartPole-v1", policy=partial(MLPPolicy, dropout=0.6)).train()
+    agent = plain("CartPole-v1", policy=partial(MLPPolicy, dropout=0.6)).train()
     agent.policy.body[1].eval()
     modes = [module.training for module in agent.modules()]
     assert len({int(agent.act(OBSERVATIONS[0])) for _ in range(30)}) == 1
@@ -111,7 +111,7 @@ def test_acting_leaves_the_agent_as_it_was_and_drops_nothing():
 
 def test_acting_can_sample():
     torch.manual_seed(0)
-    agent = Reinforce("CartPole-v1")
+    agent = plain("CartPole-v1")
     probability = agent.policy(torch.from_numpy(OBSERVATIONS[:1])).probs[0, 1].item()
     ones = sum(int(agent.act(OBSERVATIONS[0], greedy=False)) for _ in range(1000))
     assert abs(ones - 1000 * probability) < 4 * math.sqrt(1000 * probability * (1 - probability))
@@ -133,7 +133,7 @@ SPACES = [
 def test_act_takes_an_observation_and_returns_an_action_of_the_environment(observations, actions):
     """C6: as the environment itself has them, and as sampling does it."""
     environment = {"id": "tests.envs:Spaces-v0", "kwargs": {"observations": observations, "actions": actions}}
-    agent = Reinforce(environment)
+    agent = plain(environment)
     env = agent.env.make()
     for seed in range(20):
         observation, _ = env.reset(seed=seed)
@@ -146,7 +146,7 @@ def test_act_takes_an_observation_and_returns_an_action_of_the_environment(obser
 
 def test_act_takes_no_other_way_than_sampling():
     """Greedy actions of the sampler, one by one."""
-    agent = Reinforce("Acrobot-v1", policy=partial(OwnPolicy, p=0.0))
+    agent = plain("Acrobot-v1", policy=partial(OwnPolicy, p=0.0))
     sampler = EpisodeSampler(agent.env.make_vector(2, "sync"), 2)
     episodes = sampler.sample(make_actor(agent.policy.eval(), agent.env.action_space, greedy=True), 0)
     for observation, action in list(zip(episodes.observations, episodes.actions, strict=True))[:50]:
@@ -154,7 +154,7 @@ def test_act_takes_no_other_way_than_sampling():
 
 
 def test_a_users_own_policy_learns_and_is_loaded_back(tmp_path):
-    agent = Reinforce("CartPole-v1", policy=partial(OwnPolicy, units=5))
+    agent = plain("CartPole-v1", policy=partial(OwnPolicy, units=5))
     assert any(isinstance(module, ConsistentDropout) for module in agent.policy.modules())
     before = weights_of(agent)
     again = Reinforce.load_from_checkpoint(saved(agent, tmp_path))
@@ -164,7 +164,7 @@ def test_a_users_own_policy_learns_and_is_loaded_back(tmp_path):
 
 
 def test_continuous_actions_learn(tmp_path):
-    agent = Reinforce("Pendulum-v1", policy=GaussianPolicy)
+    agent = plain("Pendulum-v1", policy=GaussianPolicy)
     before = weights_of(agent)
     path = saved(agent, tmp_path, num_envs=2)
     assert not any(map(torch.equal, before, weights_of(agent)))
@@ -200,7 +200,7 @@ class Wide(nn.Module):
 def test_A5_integer_boxes_are_learnt_from_as_they_were_sampled(dtype, low, high):
     space = gym.spaces.Box(low, high, (2,), dtype)
     environment = {"id": "tests.envs:Spaces-v0", "kwargs": {"actions": space}}
-    agent, learnt = Reinforce(environment, policy=Wide), Learnt()
+    agent, learnt = plain(environment, policy=Wide), Learnt()
     before = weights_of(agent.policy)
     train(agent, callbacks=[learnt], num_envs=8)
     assert not any(map(torch.equal, before, agent.policy.parameters()))
@@ -226,7 +226,7 @@ def test_A6_bits_are_learnt():
     """The reward is the number of ones: the policy learns to choose them."""
     environment = {"id": "tests.envs:Spaces-v0", "kwargs": {"actions": gym.spaces.MultiBinary(3)}}
     pl.seed_everything(0, verbose=False)
-    agent = Reinforce(environment, policy=Bits, optimizer=partial(torch.optim.Adam, lr=0.1))
+    agent = plain(environment, policy=Bits, optimizer=partial(torch.optim.Adam, lr=0.1))
     train(agent, max_steps=40, num_envs=16)
     assert agent.metrics["episode_return"] > 2.5
     observation, _ = agent.env.make().reset(seed=0)
@@ -235,7 +235,7 @@ def test_A6_bits_are_learnt():
 
 def test_B10_a_policy_without_a_name_is_refused_at_construction():
     with pytest.raises(ValueError, match=r"policy: a checkpoint cannot name the function <lambda>"):
-        Reinforce(policy=lambda *spaces: MLPPolicy(*spaces, hidden_sizes=(3,)))
+        plain(policy=lambda *spaces: MLPPolicy(*spaces, hidden_sizes=(3,)))
 
 
 class Nameless(ScaledReturns):
@@ -252,14 +252,14 @@ Nameless.__qualname__ = "f.<locals>.Nameless"
 )
 def test_B10_nothing_else_without_a_name_is_accepted(settings):
     with pytest.raises(ValueError, match=f"{next(iter(settings))}: a checkpoint cannot name"):
-        Reinforce("CartPole-v1", **settings)
+        plain("CartPole-v1", **settings)
 
 
 def test_an_environment_without_a_name_is_handed_in_again(tmp_path):
     def make():
         return gym.make("CartPole-v1")
 
-    path = saved(agent := Reinforce(make), tmp_path)
+    path = saved(agent := plain(make), tmp_path)
     with pytest.raises(ValueError, match=r"<make> is an object that no file can hold: .*\(env=...\)"):
         Reinforce.load_from_checkpoint(path)
     assert same_weights(agent, Reinforce.load_from_checkpoint(path, env=make))
@@ -285,12 +285,12 @@ class WithGradient(NoNormalization):
 )
 def test_parts_that_return_something_else(settings, message):
     with pytest.raises(ValueError, match=message):
-        train(Reinforce("CartPole-v1", **{"baseline": NoBaseline(), "normalization": NoNormalization()} | settings))
+        train(plain("CartPole-v1", **{"baseline": NoBaseline(), "normalization": NoNormalization()} | settings))
 
 
 def test_a_policy_that_is_no_module():
     with pytest.raises(ValueError, match=r"policy must make an nn\.Module, not Normal"):
-        Reinforce(policy=partial(NotAModule))
+        plain(policy=partial(NotAModule))
 
 
 class NotAModule(nn.Module):
@@ -303,13 +303,13 @@ class NotAModule(nn.Module):
 @pytest.mark.parametrize("gamma", [-0.1, 1.1, math.nan])
 def test_a_gamma_outside_of_its_range(gamma):
     with pytest.raises(ValueError, match="gamma must be from 0 to 1"):
-        Reinforce("CartPole-v1", gamma=gamma)
+        plain("CartPole-v1", gamma=gamma)
 
 
 @pytest.mark.parametrize("chunk_size", [0, -5])
 def test_chunks_of_no_timesteps(chunk_size):
     with pytest.raises(ValueError, match=f"chunk_size must be at least 1 timestep, not {chunk_size}"):
-        Reinforce("CartPole-v1", chunk_size=chunk_size)
+        plain("CartPole-v1", chunk_size=chunk_size)
 
 
 def test_the_learning_rate_is_scheduled_once_per_update():
@@ -320,7 +320,7 @@ def test_the_learning_rate_is_scheduled_once_per_update():
             self.rates.append(optimizer.param_groups[0]["lr"])
 
     halve = partial(torch.optim.lr_scheduler.ExponentialLR, gamma=0.5)
-    agent = Reinforce("CartPole-v1", optimizer=partial(torch.optim.Adam, lr=0.08), lr_scheduler=halve)
+    agent = plain("CartPole-v1", optimizer=partial(torch.optim.Adam, lr=0.08), lr_scheduler=halve)
     train(agent, max_steps=4, callbacks=[Rates()])
     assert Rates.rates == [0.08, 0.04, 0.02, 0.01]
 
@@ -338,7 +338,7 @@ def test_the_size_of_chunks_does_not_change_what_is_learnt(parts):
     learnt = []
     for chunk_size in (8192, 64, 7):
         pl.seed_everything(0, verbose=False)
-        agent = Reinforce("CartPole-v1", policy=partial(MLPPolicy, dropout=0.5), chunk_size=chunk_size, **parts)
+        agent = plain("CartPole-v1", policy=partial(ARTICLES, dropout=0.5), chunk_size=chunk_size, **parts)
         train(agent, max_steps=5)
         learnt.append((weights_of(agent), agent.num_env_steps.item()))
     for weights, steps in learnt[1:]:
@@ -348,7 +348,7 @@ def test_the_size_of_chunks_does_not_change_what_is_learnt(parts):
 
 
 def test_frozen_parameters_stay_and_the_others_learn():
-    agent = Reinforce("CartPole-v1", policy=partial(MLPPolicy, hidden_sizes=[8]))
+    agent = plain("CartPole-v1", policy=partial(ARTICLES, hidden_sizes=[8]))
     agent.policy.body[0].weight.requires_grad_(False)
     before = weights_of(agent)
     train(agent)
@@ -372,7 +372,7 @@ BANDIT = {"id": "tests.envs:Bandit-v0", "kwargs": {"means": [2.0, 2.0], "noise":
 def test_metrics_say_what_the_update_was():
     still = partial(torch.optim.SGD, lr=0.0)
     parts = {"baseline": NoBaseline(), "normalization": NoNormalization(), "returns": ScaledReturns()}
-    agent = Reinforce(BANDIT, **parts, optimizer=still)
+    agent = plain(BANDIT, **parts, optimizer=still)
     nn.init.zeros_(agent.policy.body[-1].weight)
     published, learnt = Published(), Learnt()
     train(agent, 1, num_envs=2, episodes_per_update=6, callbacks=[published, learnt])
@@ -397,7 +397,7 @@ def test_metrics_say_what_the_update_was():
 
 def test_B13_every_metric_is_published_before_callbacks_run():
     published = Published()
-    fitted = train(Reinforce("CartPole-v1"), max_steps=3, callbacks=[published])
+    fitted = train(plain("CartPole-v1"), max_steps=3, callbacks=[published])
     for update, (seen, outcome) in enumerate(zip(published.seen, published.outcomes, strict=True), 1):
         assert seen.keys() >= NAMES
         assert all(value.ndim == 0 and torch.isfinite(value) for value in seen.values())
@@ -410,7 +410,7 @@ def test_B13_checkpoints_can_monitor_a_metric(tmp_path):
     pl.seed_everything(0, verbose=False)
     best = ModelCheckpoint(tmp_path, monitor="episode_return", mode="max", every_n_train_steps=1, save_top_k=1)
     published = Published()
-    train(Reinforce("CartPole-v1"), max_steps=6, callbacks=[published, best], enable_checkpointing=True)
+    train(plain("CartPole-v1"), max_steps=6, callbacks=[published, best], enable_checkpointing=True)
     returns = [seen["episode_return"].item() for seen in published.seen]
     assert best.best_model_score == pytest.approx(max(returns)) and len(set(returns)) > 1
     again = Reinforce.load_from_checkpoint(best.best_model_path)
@@ -419,7 +419,7 @@ def test_B13_checkpoints_can_monitor_a_metric(tmp_path):
 
 def test_B13_a_run_can_be_stopped_early_by_a_metric():
     stop = EarlyStopping("episode_return", mode="max", stopping_threshold=1.0, check_on_train_epoch_end=True)
-    fitted = train(Reinforce("CartPole-v1"), max_steps=10, callbacks=[stop], limit_train_batches=2)
+    fitted = train(plain("CartPole-v1"), max_steps=10, callbacks=[stop], limit_train_batches=2)
     assert (fitted.global_step, stop.stopped_epoch) == (2, 0)
 
 
@@ -431,7 +431,7 @@ def test_B13_a_learning_rate_can_wait_for_a_plateau():
             self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     plateau = partial(ReduceLROnPlateau, monitor="episode_return", mode="max", factor=0.5, patience=0)
-    agent = Reinforce(BANDIT, optimizer=partial(torch.optim.SGD, lr=0.08), lr_scheduler=plateau)
+    agent = plain(BANDIT, optimizer=partial(torch.optim.SGD, lr=0.08), lr_scheduler=plateau)
     train(agent, max_steps=5, callbacks=[Rates()])
     assert Rates.rates == [0.08, 0.08, 0.04, 0.02, 0.01], "a return of 2 in every update is a plateau"
     assert agent.hparams["lr_scheduler"]["class_path"] == "pytorch_lightning.cli.ReduceLROnPlateau"
@@ -457,7 +457,7 @@ class Kept(Logger):
 @pytest.mark.parametrize(("every", "steps"), [(50, [7]), (3, [3, 6, 7]), (1, [1, 2, 3, 4, 5, 6, 7])])
 def test_B14_loggers_get_the_last_update_whatever_the_interval(every, steps):
     logger = Kept()
-    agent = Reinforce("CartPole-v1")
+    agent = plain("CartPole-v1")
     fitted = trainer(7, logger=logger, log_every_n_steps=every)
     fitted.fit(agent, EpisodeDataModule(num_envs=2))
     assert list(logger.rows) == steps
@@ -466,7 +466,7 @@ def test_B14_loggers_get_the_last_update_whatever_the_interval(every, steps):
 
 
 def test_64_bit_precision_trains():
-    agent, learnt = Reinforce("CartPole-v1", policy=partial(MLPPolicy, dropout=0.3)), Learnt()
+    agent, learnt = plain("CartPole-v1", policy=partial(MLPPolicy, dropout=0.3)), Learnt()
     before = weights_of(agent.policy)
     train(agent, callbacks=[learnt], precision="64-true")
     assert all(parameter.dtype == torch.float64 for parameter in agent.policy.parameters())
@@ -476,7 +476,7 @@ def test_64_bit_precision_trains():
 
 
 def test_mixed_bfloat_precision_trains():
-    agent = Reinforce("CartPole-v1")
+    agent = plain("CartPole-v1")
     before = weights_of(agent.policy)
     train(agent, precision="bf16-mixed")
     assert all(parameter.dtype == torch.float32 for parameter in agent.policy.parameters())
@@ -485,7 +485,7 @@ def test_mixed_bfloat_precision_trains():
 
 
 def test_a_barebones_trainer_trains():
-    agent = Reinforce("CartPole-v1")
+    agent = plain("CartPole-v1")
     fitted = pl.Trainer(barebones=True, max_steps=3, max_epochs=-1, accelerator="cpu")
     fitted.fit(agent, EpisodeDataModule(num_envs=2))
     assert (fitted.global_step, int(agent.num_episodes)) == (3, 6)
@@ -535,7 +535,7 @@ def payload(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("changes", "hint"), HOSTILE.values(), ids=HOSTILE)
 def test_D1_a_checkpoint_imports_nothing_that_it_names(changes, hint, tmp_path, payload):
-    path = saved(Reinforce("CartPole-v1"), tmp_path, max_steps=1)
+    path = saved(plain("CartPole-v1"), tmp_path, max_steps=1)
     checkpoint = torch.load(path, weights_only=True)
     checkpoint["hyper_parameters"] |= changes
     torch.save(checkpoint, path)
@@ -547,12 +547,13 @@ def test_D1_a_checkpoint_imports_nothing_that_it_names(changes, hint, tmp_path, 
 
 
 def test_D1_what_is_handed_in_or_imported_already_is_used(tmp_path, payload):
-    agent = Reinforce("CartPole-v1")
+    agent = plain("CartPole-v1")
     path = saved(agent, tmp_path, max_steps=1)
     checkpoint = torch.load(path, weights_only=True)
-    for changes in ({"env": {"id": "payload:CartPole-v1"}}, {"policy": {"class_path": "payload.Policy"}}):
+    policy = checkpoint["hyper_parameters"]["policy"] | {"class_path": "payload.Policy"}
+    for changes in ({"env": {"id": "payload:CartPole-v1"}}, {"policy": policy}):
         torch.save(checkpoint | {"hyper_parameters": checkpoint["hyper_parameters"] | changes}, path)
-        again = Reinforce.load_from_checkpoint(path, env="CartPole-v1", policy=MLPPolicy)
+        again = Reinforce.load_from_checkpoint(path, env="CartPole-v1", policy=ARTICLES)
         assert same_weights(agent, again) and not list(tmp_path.rglob("ran"))
         __import__("payload")
         assert same_weights(agent, Reinforce.load_from_checkpoint(path))
@@ -561,7 +562,7 @@ def test_D1_what_is_handed_in_or_imported_already_is_used(tmp_path, payload):
 
 
 def test_a_file_that_is_no_checkpoint_of_an_agent(tmp_path):
-    path = saved(Reinforce("CartPole-v1"), tmp_path, max_steps=1)
+    path = saved(plain("CartPole-v1"), tmp_path, max_steps=1)
     checkpoint = torch.load(path, weights_only=True)
     for changes, message in (
         ({"pg_lightning_format": 99}, "has format 99"),

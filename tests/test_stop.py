@@ -8,11 +8,11 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from pg_lightning import EpisodeDataModule, EpisodeLines, NoBaseline, NoNormalization, Reinforce, StopAtRewardThreshold
+from pg_lightning import EpisodeDataModule, EpisodeLines, NoBaseline, NoNormalization, StopAtRewardThreshold
 from pg_lightning.callbacks import UpdateProgressBar
 from pg_lightning.callbacks.stop import verdict
 from pg_lightning.episodes import Outcome
-from tests.helpers import trainer, weights_of
+from tests.helpers import plain, trainer, weights_of
 
 LENGTH, RETURN = 3, 7.5
 
@@ -54,7 +54,7 @@ class Saved(Callback):
 def fit(stop, env="SteadyRated-v0", max_steps=5, num_envs=4, callbacks=(), ckpt_path=None, agent=None, **settings):
     """Train on episodes whose numbers are known; return the Trainer."""
     if agent is None:
-        agent = Reinforce(env, baseline=NoBaseline(), normalization=NoNormalization())
+        agent = plain(env, baseline=NoBaseline(), normalization=NoNormalization())
     fitted = trainer(max_steps, callbacks=[stop, *callbacks], **settings)
     fitted.fit(agent, EpisodeDataModule(agent.env, num_envs=num_envs), ckpt_path=ckpt_path, weights_only=True)
     return fitted
@@ -98,7 +98,7 @@ def test_the_threshold_must_be_exceeded(capsys):
 def test_a_start_above_the_threshold_solves_nothing(min_episodes):
     """Acrobot's case: from 10, an average of returns of -491 stays above -100 for a long time."""
     stop = StopAtRewardThreshold(min_episodes=min_episodes)
-    agent = Reinforce(
+    agent = plain(
         {"id": "SteadyNegative-v0", "kwargs": {"returns": -491.0}},
         baseline=NoBaseline(),
         normalization=NoNormalization(),
@@ -139,7 +139,7 @@ def test_a_budget_of_env_steps_ends_the_run_at_the_first_update_that_reaches_it(
 
 
 def test_env_steps_that_were_taken_count_not_those_that_were_learnt_from():
-    agent = Reinforce("SteadyUnrated-v0", baseline=NoBaseline(), normalization=NoNormalization())
+    agent = plain("SteadyUnrated-v0", baseline=NoBaseline(), normalization=NoNormalization())
     agent.num_env_steps.add_(1000)
     stop = StopAtRewardThreshold(max_env_steps=1013)
     assert fit(stop, agent=agent).global_step == 2 and agent.num_timesteps == 24
@@ -200,7 +200,7 @@ def test_a_barebones_trainer_can_stop(recwarn):
 def resumed(path, max_steps=5, env="SteadyRated-v0", **options):
     """Resume with other options of the callback; return it, the number of updates, and whether the weights changed."""
     stop = StopAtRewardThreshold(**{"min_episodes": 0} | options)
-    agent = Reinforce(env, baseline=NoBaseline(), normalization=NoNormalization())
+    agent = plain(env, baseline=NoBaseline(), normalization=NoNormalization())
     fitted = fit(stop, agent=agent, ckpt_path=path, max_steps=max_steps)
     saved = torch.load(path, weights_only=True)["state_dict"]
     unchanged = all(torch.equal(saved[name], value) for name, value in agent.state_dict().items())
@@ -290,7 +290,7 @@ def test_another_statistic_cannot_go_on(tmp_path):
 def test_a_new_run_with_the_same_callback_starts_anew():
     stop = StopAtRewardThreshold(min_episodes=0)
     for env, solved in {"SteadyRated-v0": True, "SteadyUnrated-v0": False}.items():
-        agent = Reinforce(env, baseline=NoBaseline(), normalization=NoNormalization())
+        agent = plain(env, baseline=NoBaseline(), normalization=NoNormalization())
         before = weights_of(agent.policy)
         fitted = fit(stop, agent=agent, max_steps=2)
         assert not all(map(torch.equal, before, weights_of(agent.policy)))

@@ -27,7 +27,7 @@ from pg_lightning.cli.parser import (
     ParserExit,
     add_arguments,
     check_config,
-    optimizer_of_direction,
+    implied,
 )
 from pg_lightning.cli.resume import (
     Resumed,
@@ -106,7 +106,7 @@ class CLI(LightningCLI):
         if command is not None:
             place = arguments.index(command) + 1
             laid_under = ["--config", json.dumps(base)] if base else []
-            arguments[place:place] = [*laid_under, *optimizer_of_direction(typed, base)]
+            arguments[place:place] = [*laid_under, *implied(typed, base)]
         self.config = parser.parse_args(arguments)
         config = self.config[self.config["subcommand"]]
         check_config(config)

@@ -117,32 +117,41 @@ def add_arguments(parser: LightningArgumentParser) -> None:
     parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
     parser.add_optimizer_args(nested_key="optimizer", link_to="model.optimizer")
     parser.add_lr_scheduler_args(nested_key="lr_scheduler", link_to="model.lr_scheduler")
-    parts = ("policy", "returns", "baseline", "normalization", "direction")
-    specs = {f"model.{name}": describe(getattr(defaults, name)) for name in parts}
-    parser.set_defaults(specs)
+    parser.set_defaults({f"model.{name}": describe(getattr(defaults, name)) for name in PARTS})
     parser.link_arguments("env", "model.env", apply_on="instantiate")
     parser.link_arguments("env", "data.env", apply_on="instantiate")
     parser.link_arguments("seed_everything", "data.seed")
     parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
 
 
-def optimizer_of_direction(typed: dict[str, Any], base: dict[str, Any]) -> list[str]:
-    """Return the words that choose the direction's own optimizer, where only options of an optimizer were typed.
+PARTS = ("policy", "baseline", "normalization", "direction")
+"""Parts of the agent that have a default class."""
+
+FOLLOWING = {"optimizer": ("direction", "optimizer"), "model.returns": ("baseline", "returns")}
+"""Options whose class follows from another part of the agent, by an attribute of it."""
+
+
+def implied(typed: dict[str, Any], base: dict[str, Any]) -> list[str]:
+    """Return words that typed options imply.
+
+    An option of a class that follows from another part implies that class. A class that is typed starts with its own
+    defaults: the parser would hand on those that the class before it shares with it.
 
     Args:
         typed: options by name.
         base: configuration that they are laid over.
     """
-    chosen = "optimizer" in typed or "optimizer.class_path" in typed or base.get("optimizer") is not None
-    if chosen or not any(name.startswith("optimizer.") for name in typed):
-        return []
-    settings = flatten(base) | typed
-    path = settings.get("model.direction.class_path") or settings.get("model.direction")
-    path = str(path or describe(defaults.direction)["class_path"])
-    direction = pkgutil.resolve_name(path if "." in path else f"pg_lightning.{path}")
-    spec = describe(direction.optimizer)
-    options = [f"--optimizer.{name}={value}" for name, value in spec["init_args"].items()]
-    return ["--optimizer", spec["class_path"], *options]
+    words, settings = list[str](), flatten(base) | typed
+    for option, (part, attribute) in FOLLOWING.items():
+        chosen = any(settings.get(name) is not None for name in (option, f"{option}.class_path"))
+        if chosen or not any(name.startswith(f"{option}.") for name in typed):
+            continue
+        path = settings.get(f"model.{part}.class_path") or settings.get(f"model.{part}")
+        path = str(path or describe(getattr(defaults, part))["class_path"])
+        spec = describe(getattr(pkgutil.resolve_name(path if "." in path else f"pg_lightning.{path}"), attribute))
+        given = [f"--{option}.{name}={value}" for name, value in spec["init_args"].items()]
+        words += [f"--{option}", spec["class_path"], *given]
+    return words + [f"--model.{part}=null" for part in PARTS if f"model.{part}" in typed]
 
 
 def check_config(config: Namespace) -> None:
