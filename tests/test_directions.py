@@ -242,6 +242,23 @@ def test_arguments_out_of_range(arguments):
         NaturalGradient(**arguments)
 
 
+def test_conjugate_gradient_does_not_amplify_rounding():
+    """Two eigenvalues far above the others, as Fisher matrices have; the products differ in the sixteenth digit."""
+    torch.manual_seed(0)
+    basis, _ = torch.linalg.qr(torch.randn(100, 100, dtype=torch.float64))
+    values = torch.cat([torch.tensor([46.0, 31.0]), torch.logspace(-4, 0.3, 98)]).double() + 0.1
+    target = torch.randn(100, dtype=torch.float64)
+
+    def product(v):
+        return basis @ (values * (basis.T @ v))
+
+    def other(v):
+        return product(v) * (1 + 2.3e-16 * torch.randn(100, dtype=torch.float64).sign())
+
+    solutions = [conjugate_gradient(function, target, 10) for function in (product, other)]
+    assert (solutions[0] - solutions[1]).norm() < 1e-13 * solutions[0].norm()
+
+
 def test_normalised_observations_are_differentiated_through():
     torch.manual_seed(0)
     agent = Reinforce("CartPole-v1", policy=partial(SMALL, encoder=NormalizeObservations)).double()

@@ -18,7 +18,7 @@ from tests.scripted import NESTED, VECTOR, Halved, Sampled, Scripted
     [
         (Environment(), 1, "sync"),
         (Environment(), 2, "native"),
-        (Environment("Acrobot-v1"), 2, "sync"),
+        (Environment("tests.envs:Counting-v0"), 2, "sync"),
         (Environment(wrappers=[Halved]), 2, "sync"),
         (Environment(lambda: gym.make("CartPole-v1")), 2, "sync"),
         (Environment("tests.envs:Native-v0", {"observations": NESTED}), 2, "native"),

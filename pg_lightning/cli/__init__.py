@@ -149,8 +149,6 @@ class CLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Make the Trainer, with the callbacks that every run has."""
         config = self._get(self.config_init, "trainer")
-        data = {name: value for name, value in self.config[self.subcommand].data.as_dict().items() if name != "env"}
-        self.datamodule.save_hyperparameters(data, logger=False)  # So that a checkpoint alone can be resumed.
         self.stop = self._get(self.config_init, "stop")
         callbacks = [self.stop, self._get(self.config_init, "lines")]
         checkpoints = config.enable_checkpointing is not False

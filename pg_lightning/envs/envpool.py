@@ -13,6 +13,9 @@ from pg_lightning.envs.errors import environment_errors
 if TYPE_CHECKING:
     from pg_lightning.envs.environment import Environment
 
+DIFFERENT = ("CarRacing-v3", "Humanoid-v4", "HumanoidStandup-v4")
+"""Environments with the same spaces under the same id, but other observations (tests/test_envpool_dynamics.py)."""
+
 NO_LIMIT = 2**31 - 1
 """EnvPool's time limit of an environment that has none."""
 
@@ -37,7 +40,7 @@ class EnvPoolEnvs(VectorEnv):
 
     def __init__(self, environment: "Environment", num_envs: int) -> None:
         name, other, spec = environment.name, "use the backend sync or async", environment.registration()
-        if spec is None or environment.wrappers:
+        if spec is None or environment.wrappers or spec.additional_wrappers:
             raise ValueError(f"EnvPool takes neither callables nor wrappers, as {name} has them: {other}")
         try:
             import envpool
@@ -85,6 +88,17 @@ class EnvPoolEnvs(VectorEnv):
     def close_extras(self, **kwargs: Any) -> None:
         """Drop the pool: that ends its threads."""
         self._pool = None
+
+
+def stands_in(environment: "Environment") -> bool:
+    """Tell whether EnvPool may take the place of an environment unasked, if it has its id and its spaces.
+
+    Its environments were written after Gymnasium's own, and compared with these alone: what somebody else registered
+    under the same id may be anything.
+    """
+    spec = environment.registration()
+    is_gymnasiums = spec is not None and str(spec.entry_point).startswith("gymnasium.envs.")
+    return spec is not None and is_gymnasiums and spec.id not in DIFFERENT
 
 
 def _agree(ours: gym.Space, theirs: gym.Space) -> bool:

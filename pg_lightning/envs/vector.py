@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
-from pg_lightning.envs.envpool import EnvPoolEnvs
+from pg_lightning.envs.envpool import EnvPoolEnvs, stands_in
 from pg_lightning.envs.errors import EnvironmentFault, environment_errors
 from pg_lightning.envs.masks import MaskRows, mask_alone
 from pg_lightning.envs.rows import as_reward, empty_rows, has_only_arrays, row_writer, splitter
@@ -262,8 +262,9 @@ def make_vector(environment: "Environment", num_envs: int, backend: str = "auto"
         environment: made ``num_envs`` times.
         num_envs: number of environments, at least 1.
         backend: ``native`` is the vectorised implementation that the environment brings with it, ``sync`` steps one
-            after the other, ``async`` gives each a process, ``envpool`` takes EnvPool's C++ environments. ``auto``
-            takes the native one for two or more environments where there is one with the same spaces, else ``sync``.
+            after the other, ``async`` gives each a process, ``envpool`` takes EnvPool's C++ environments. For two or
+            more environments ``auto`` takes ``native``, else ``envpool`` in the place of Gymnasium's own environments,
+            wherever that has the same spaces; else ``sync``.
 
     Returns:
         Gymnasium's interface, and two attributes: ``backend``, the one that was taken, and ``name`` of the environment.
@@ -277,9 +278,9 @@ def make_vector(environment: "Environment", num_envs: int, backend: str = "auto"
         raise ValueError(f"backend must be one of auto, {', '.join(BACKENDS)}, not {backend!r}")
     _ = environment.observation_space  # Made once here: a failure in a worker would not show its reason.
     if backend == "auto":
-        with suppress(ValueError):
-            if num_envs > 1:
-                return _make("native", environment, num_envs)
+        for faster in ("native", *["envpool"] * stands_in(environment)) if num_envs > 1 else ():
+            with suppress(ValueError, ImportError):
+                return _make(faster, environment, num_envs)
         backend = "sync"
     return _make(backend, environment, num_envs)
 

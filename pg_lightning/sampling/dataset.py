@@ -3,13 +3,13 @@
 import math
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any, Protocol
 
 import gymnasium as gym
 import pytorch_lightning as pl
 import torch
 from gymnasium.vector import VectorEnv
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch import nn
 from torch.utils.data import IterableDataset
 
@@ -110,8 +110,9 @@ class EpisodeDataModule(pl.LightningDataModule):
         episodes_per_update: complete episodes to learn from in one update, over all environments; by default one
             per environment.
         backend: what steps the environments: their own vectorised implementation (native), one after the other
-            (sync), a process each (async), EnvPool's C++ implementation (envpool, an extra), or the best that
-            Gymnasium itself has (auto).
+            (sync), a process each (async), or EnvPool's C++ implementation (envpool, an extra). auto takes native
+            or else envpool, where there is one that agrees with the environment, else sync; a resumed run takes what
+            it took before.
         step_timeout: seconds that a step or a reset of the environments may take before the run ends with an error;
             null for no limit.
         eval_episodes: episodes that validate, test and predict play, each in the sampled and the greedy way.
@@ -151,6 +152,31 @@ class EpisodeDataModule(pl.LightningDataModule):
         self.eval_episodes, self.eval_max_steps, self.seed = eval_episodes, eval_max_steps, seed
         self._samplers: dict[str, EpisodeSampler] = {}
         self._evaluations: list[EvaluationDataset] = []
+        self._chosen: dict[str, str] = {}
+        self._recorded: dict[str, str] = {}
+        settings = {
+            "num_envs": num_envs,
+            "episodes_per_update": episodes_per_update,
+            "backend": backend,
+            "step_timeout": step_timeout,
+            "eval_episodes": eval_episodes,
+            "eval_max_steps": eval_max_steps,
+            "seed": seed,
+        }
+        self.save_hyperparameters(settings, logger=False)  # So that a checkpoint alone can be resumed.
+
+    def setup(self, stage: str) -> None:
+        """Let auto choose anew, unless a checkpoint says what it chose."""
+        self._recorded = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the backends of training and of evaluation."""
+        return {"backends": self._chosen}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Have auto choose the same again where training goes on: another backend would play other episodes."""
+        if self.backend == "auto" and self.trainer is not None and self.trainer.state.fn == "fit":
+            self._recorded = dict(state_dict.get("backends", {}))
 
     def _sampler(self, stage: str, num_envs: int, episodes: int) -> EpisodeSampler:
         """Make the sampler of a stage once, and keep it."""
@@ -163,12 +189,29 @@ class EpisodeDataModule(pl.LightningDataModule):
     def _make_envs(self, stage: str, num_envs: int) -> VectorEnv:
         """Make the environments of a stage; those of an evaluation have a time limit."""
         env = self._checked_env()
-        if stage == "evaluate" and (limit := self._added_limit()) is not None:
-            env = env.with_time_limit(limit)
-            with suppress(ValueError):  # Not every vectorised implementation takes a time limit.
-                return env.make_vector(num_envs, self.backend)
-            return env.make_vector(num_envs, "sync")
-        return env.make_vector(num_envs, self.backend)
+        limit = self._added_limit() if stage == "evaluate" else None
+        env = env if limit is None else env.with_time_limit(limit)
+        recorded = self._recorded.get(stage)
+        try:
+            envs = env.make_vector(num_envs, recorded or self.backend)
+        except (ValueError, ImportError) as error:
+            if recorded is not None:
+                raise ValueError(
+                    f"this run was sampled on the backend {recorded}, which is not available here: {error}; "
+                    "--data.backend sync would go on, but with other episodes"
+                ) from error
+            if limit is None:
+                raise
+            envs = env.make_vector(num_envs, "sync")  # Not every vectorised implementation takes a time limit.
+        self._note(stage, envs.backend)  # type: ignore[attr-defined]
+        return envs
+
+    def _note(self, stage: str, backend: str) -> None:
+        """Note the backend of a stage; say so once if auto has chosen another one than Gymnasium's."""
+        if self.backend == "auto" and backend == "envpool" and backend not in self._chosen.values():
+            line = "EnvPool steps the environments (--data.backend auto); --data.backend sync takes Gymnasium's own"
+            rank_zero_only(print)(line)
+        self._chosen[stage] = backend
 
     def _added_limit(self) -> int | None:
         """Return the time limit that evaluation adds to the environment, ``None`` where that has its own."""
