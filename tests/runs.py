@@ -18,6 +18,7 @@ from tests.helpers import ROOT
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu", "--lines.every_n_episodes", "0"]
 LONG = [*QUIET, "--stop.threshold", "1e9", "--env.max_episode_steps", "10"]
 FEW = [*LONG, "--data.num_envs", "2", "--checkpoint.every_seconds", "0"]
+PLAIN = ["--model.direction", "Gradient"]
 RUN = Path("runs/CartPole-v1/version_0")
 HEALTHY = ["--env.id", "tests.envs:Broken-v0", "--env.kwargs", '{"what": "nothing"}']
 BROKEN = Path("runs/tests.envs_Broken-v0/version_0")

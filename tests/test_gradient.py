@@ -30,7 +30,7 @@ from tests import naive
 from tests.envs import Chain, Row, TinyMDP
 from tests.helpers import ARTICLES, plain, trainer, weights_of
 
-linear = partial(MLPPolicy, hidden_sizes=())
+linear = partial(ARTICLES, hidden_sizes=())
 """A tabular softmax policy: one-hot observations, no hidden layer; its gradient can be enumerated."""
 
 
