@@ -1,4 +1,4 @@
-"""EpisodeDataModule: the time limit of evaluations."""
+"""EpisodeDataModule: the time limit of evaluations, and an environment that is not the agent's."""
 
 import warnings
 
@@ -147,3 +147,31 @@ def test_where_a_limit_is_counted():
     assert Environment(Endless).with_time_limit(7) == Environment(Endless, max_episode_steps=7)
     env = Environment(Endless, wrappers=[Skipping]).with_time_limit(7).make()
     assert type(env) is gym.wrappers.TimeLimit and type(env.env) is Skipping
+
+
+@pytest.mark.parametrize(
+    ("env", "kind"),
+    [("Acrobot-v1", "observation_space"), (lambda: gym.make("MountainCar-v0"), "observation_space")],
+)
+@pytest.mark.parametrize("stage", ["fit", "test", "predict"])
+def test_an_environment_with_other_spaces_than_the_agents(env, kind, stage):
+    agent, data = Reinforce("CartPole-v1"), EpisodeDataModule(env, num_envs=2)
+    with pytest.raises(
+        ValueError, match=rf"^the data's environment .* has the {kind} Box.*was made for CartPole-v1 with"
+    ):
+        getattr(trainer(), stage)(agent, data)
+
+
+def test_an_environment_with_other_actions_than_the_agents():
+    agent, data = Reinforce("MountainCar-v0"), EpisodeDataModule("MountainCarContinuous-v0", num_envs=2)
+    with pytest.raises(
+        ValueError, match=r"MountainCarContinuous-v0 has the action_space Box.* but the agent was made for"
+    ):
+        trainer().fit(agent, data)
+
+
+def test_another_environment_with_the_agents_spaces():
+    """Such as one of another length."""
+    agent = Reinforce("CartPole-v1")
+    trainer().fit(agent, EpisodeDataModule(Environment("CartPole-v1", max_episode_steps=4), num_envs=2))
+    assert agent.metrics["episode_length"] == 4

@@ -204,7 +204,7 @@ RUN = Path("runs/Acrobot-v1/version_0")
 SHORT = [*QUIET, "--stop.threshold", "1e9", "--env.id", "Acrobot-v1", "--env.max_episode_steps", "20"]
 SHORT += ["--data.num_envs", "3", "--data.eval_episodes", "4", "--trainer.max_steps", "4"]
 VALIDATED = ["--trainer.limit_val_batches", "1.0", "--trainer.val_check_interval", "2"]
-LINE = "EnvPool steps the environments (--data.backend auto); --data.backend sync takes Gymnasium's own\n"
+LINE = "EnvPool steps the environments (backend auto); the backend sync takes Gymnasium's own\n"
 
 
 def test_a_run_on_it_is_said_recorded_and_resumed_exactly(capsys):
@@ -230,7 +230,7 @@ def test_a_resume_without_it_is_refused(monkeypatch, capsys):
         line = error("fit", "--ckpt_path", "last", "--trainer.max_steps", "6")
         assert line.startswith(
             "error: this run was sampled on the backend envpool, which is not available here: backend "
-            "envpool needs EnvPool: pip install 'pg_lightning[envpool]'; --data.backend sync would go on, "
+            "envpool needs EnvPool: pip install 'pg_lightning[envpool]'; the backend sync would go on, "
             "but with other episodes"
         )
         assert content(RUN) == before

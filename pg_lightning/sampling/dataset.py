@@ -198,7 +198,7 @@ class EpisodeDataModule(pl.LightningDataModule):
             if recorded is not None:
                 raise ValueError(
                     f"this run was sampled on the backend {recorded}, which is not available here: {error}; "
-                    "--data.backend sync would go on, but with other episodes"
+                    "the backend sync would go on, but with other episodes"
                 ) from error
             if limit is None:
                 raise
@@ -209,7 +209,7 @@ class EpisodeDataModule(pl.LightningDataModule):
     def _note(self, stage: str, backend: str) -> None:
         """Note the backend of a stage; say so once if auto has chosen another one than Gymnasium's."""
         if self.backend == "auto" and backend == "envpool" and backend not in self._chosen.values():
-            line = "EnvPool steps the environments (--data.backend auto); --data.backend sync takes Gymnasium's own"
+            line = "EnvPool steps the environments (backend auto); the backend sync takes Gymnasium's own"
             rank_zero_only(print)(line)
         self._chosen[stage] = backend
 
