@@ -60,8 +60,9 @@ def joined(parts):
 
 
 PARTS = {
-    "default": [],
+    "leave one out": ["--model.baseline=pg_lightning.LeaveOneOut", "--model.direction=pg_lightning.Gradient"],
     "per episode": [
+        "--model.direction=pg_lightning.Gradient",
         "--model.baseline=pg_lightning.NoBaseline",
         "--model.normalization=pg_lightning.PerEpisode",
         "--model.discount_states=true",

@@ -85,7 +85,7 @@ def test_what_the_checkpoint_does_not_know_of_is_taken_back():
 
 
 def test_what_is_typed_wins():
-    main(["fit", *QUIET, "--data.num_envs", "2", "--trainer.max_steps", "2"])
+    main(["fit", *QUIET, "--model.direction", "Gradient", "--data.num_envs", "2", "--trainer.max_steps", "2"])
     typed = ["--optimizer.lr", "0.005", "--model.gamma", "0.9", "--stop.min_episodes", "7", "--trainer.max_steps", "4"]
     main(["fit", "--ckpt_path", "last", *typed])
     resumed = checkpoint(0)
