@@ -163,8 +163,7 @@ def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, iter
         solution = solution + length * direction
         residual = residual - length * image
         before = residuals[: index + 1]
-        for _ in range(2):  # Twice is enough.
-            residual = residual - before.T @ (before @ residual)
+        residual = residual - (before @ residual) @ before
         size, last = residual @ residual, size
         direction = residual + size / last * direction
     return solution

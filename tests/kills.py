@@ -37,6 +37,13 @@ SETTINGS = {
         *("--data.num_envs", "3", "--data.episodes_per_update", "5", "--model.policy", "tests.envs.OwnPolicy"),
         *("--lr_scheduler", "StepLR", "--lr_scheduler.step_size", "10"),
     ],
+    "normaliser, critic, reward scale, schedules": [
+        *("--data.num_envs", "3", "--model.policy", "MLPPolicy", "--model.policy.encoder", "NormalizeObservations"),
+        *("--model.returns", "ScaledRewards", "--model.returns.returns", "GAE", "--model.baseline", "Critic"),
+        *("--model.direction", "NaturalGradient", "--model.direction.backtracks", "3"),
+        *("--model.direction.max_kl", "Linear", "--model.direction.max_kl.initial", "0.02"),
+        *("--model.entropy_coef", "Linear", "--model.entropy_coef.initial", "0.01"),
+    ],
 }
 FASTER = {"article.yaml": 4}  # How many times as many updates it takes for a run to last.
 COMMON = ["--stop.threshold", "1e9", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
