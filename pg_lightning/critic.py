@@ -110,7 +110,7 @@ class Critic(Baseline, Fitted, nn.Module):
         targets = (returns / self.std).to(next(self.body.parameters()).dtype)
         update = int(self.seed) * 2**32 + batch.episodes.update
         generator = torch.Generator().manual_seed(update)
-        encode = self.encoder
+        encode: nn.Module = self.encoder
         if not list(encode.parameters()):  # Nothing in it learns: its features stay what they are.
             observations, encode = encode(observations), nn.Identity()
         self.requires_grad_(True)
