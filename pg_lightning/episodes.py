@@ -166,6 +166,24 @@ class Chunk(NamedTuple):
             yield self.rows(slice(start, start + size))
 
 
+def checked(name: str, value: Any, episodes: Episodes) -> Tensor:
+    """Return what a part estimates; refuse anything but constant numbers, one per timestep ``[T]``.
+
+    Raises:
+        ValueError: with the name of what was estimated.
+    """
+    shape = episodes.rewards.shape
+    if not isinstance(value, Tensor):
+        raise ValueError(f"{name} must be a tensor [T], not {type(value).__name__}")
+    if value.shape != shape:
+        raise ValueError(f"{name} must be [T] = {list(shape)}, not {list(value.shape)}")
+    if not value.is_floating_point():
+        raise ValueError(f"{name} must be floating-point numbers, not {value.dtype}")
+    if value.requires_grad:
+        raise ValueError(f"{name} must not carry a gradient: detach what a baseline or a return estimates")
+    return value
+
+
 @dataclass(eq=False)
 class Batch:
     """Input of one ``training_step``: the episodes and an advantage for each of their timesteps.
@@ -192,15 +210,7 @@ class Batch:
         """Refuse anything but constant numbers per timestep."""
         self.whole = self
         for name in ("returns", "baseline", "advantages"):
-            value, shape = getattr(self, name), self.episodes.rewards.shape
-            if not isinstance(value, Tensor):
-                raise ValueError(f"{name} must be a tensor [T], not {type(value).__name__}")
-            if value.shape != shape:
-                raise ValueError(f"{name} must be [T] = {list(shape)}, not {list(value.shape)}")
-            if not value.is_floating_point():
-                raise ValueError(f"{name} must be floating-point numbers, not {value.dtype}")
-            if value.requires_grad:
-                raise ValueError(f"{name} must not carry a gradient: detach what a baseline or a return estimates")
+            checked(name, getattr(self, name), self.episodes)
 
     def to(self, device: torch.device) -> "Batch":
         """Move it to a device."""

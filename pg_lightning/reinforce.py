@@ -16,7 +16,7 @@ from pg_lightning.baselines import Baseline
 from pg_lightning.diagnostics import entropy, gradient_variance
 from pg_lightning.directions import Direction
 from pg_lightning.envs import Environment
-from pg_lightning.episodes import Batch, Chunk, Episodes
+from pg_lightning.episodes import Batch, Chunk, Episodes, checked
 from pg_lightning.functional import policy_gradient_loss, timestep_discounts
 from pg_lightning.gathering import gather_episodes, own_part, sum_over_processes
 from pg_lightning.gradients import summed_over_chunks
@@ -93,9 +93,10 @@ class Reinforce(Agent):
         outcome, played = episodes.outcome(), self.returns.select(episodes)
         episodes = gather_episodes(self, played)
         values = self.baseline.values(episodes)  # [T], where there is a critic
-        returns = self.returns(episodes, values, self.gamma)  # [T]
-        baseline = self.baseline(episodes, returns)  # [T]
-        advantages = self.normalization(returns - baseline, episodes.lengths)  # [T]
+        returns = checked("returns", self.returns(episodes, values, self.gamma), episodes)  # [T]
+        baseline = checked("baseline", self.baseline(episodes, returns), episodes)  # [T]
+        normalized = self.normalization(returns - baseline, episodes.lengths)
+        advantages = checked("advantages", normalized, episodes)  # [T]
         if self.discount_states:
             advantages = advantages * timestep_discounts(episodes.lengths, self.gamma)  # [T]
         batch = Batch(episodes, returns, baseline, advantages.to(self.dtype), len(episodes), outcome)

@@ -5,7 +5,10 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
+import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import nn
+from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from pg_lightning import EpisodeDataModule, Reinforce
 from pg_lightning.cli import main
@@ -175,3 +178,23 @@ def test_another_environment_with_the_agents_spaces():
     agent = Reinforce("CartPole-v1")
     trainer().fit(agent, EpisodeDataModule(Environment("CartPole-v1", max_episode_steps=4), num_envs=2))
     assert agent.metrics["episode_length"] == 4
+
+
+class Mixture(nn.Module):
+    """Its distribution, of two Gaussians, has no mode that torch knows."""
+
+    def __init__(self, observation_space, action_space):
+        super().__init__()
+        self.means = nn.Linear(observation_space.shape[0], 2)
+
+    def forward(self, observations):
+        parts = Independent(Normal(self.means(observations)[..., None], 1.0), 1)
+        return MixtureSameFamily(Categorical(torch.ones(len(observations), 2)), parts)
+
+
+def test_C7_a_policy_without_a_mode_is_evaluated_by_sampled_episodes():
+    agent = Reinforce(Environment("Pendulum-v1", max_episode_steps=5), policy=Mixture)
+    with pytest.warns(UserWarning, match="has no mode: sampled episodes only"):
+        (results,) = trainer().test(agent, EpisodeDataModule(num_envs=2, eval_episodes=3), verbose=False)
+    assert results.keys() == {"sampled_return_mean", "sampled_return_std", "sampled_episodes"}
+    assert results["sampled_episodes"] == 3

@@ -275,13 +275,31 @@ class WithGradient(NoNormalization):
         return advantages.clone().requires_grad_()
 
 
+class Nothing(NoNormalization):
+    def __call__(self, advantages, lengths):
+        return None
+
+
+class NoReturns(ScaledReturns):
+    def __call__(self, episodes, values, gamma):
+        return None
+
+
+class Integers(NoNormalization):
+    def __call__(self, advantages, lengths):
+        return advantages.long()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"returns": Misshapen()}, r"must (both )?be \[T\]|returns \[T\]"),
+        ({"returns": Misshapen()}, r"^returns must be \[T\]"),
+        ({"returns": NoReturns()}, r"^returns must be a tensor \[T\], not NoneType"),
+        ({"normalization": Nothing()}, r"^advantages must be a tensor \[T\], not NoneType"),
+        ({"normalization": Integers()}, r"^advantages must be floating-point numbers, not torch\.int64"),
         ({"normalization": WithGradient()}, "advantages must not carry a gradient"),
     ],
-    ids=["shape", "gradient"],
+    ids=["shape", "no returns", "no advantages", "integers", "gradient"],
 )
 def test_parts_that_return_something_else(settings, message):
     with pytest.raises(ValueError, match=message):
