@@ -270,8 +270,8 @@ def settings(chance: random.Random, env: dict[str, Any], limit: int | None) -> d
                               {"--lr_scheduler": "CosineAnnealingLR", "--lr_scheduler.T_max": "9"},
                               {"--lr_scheduler": "ReduceLROnPlateau", "--lr_scheduler.monitor": "episode_return"},
                               {"--model.lr_schedule": "Linear", "--model.lr_schedule.initial": "1.0"}])  # fmt: skip
-    if chance.random() < 0.25 and "--optimizer" not in options and "--optimizer.lr" not in options:
-        options["--model.direction"] = "NaturalGradient"
+    natural = chance.random() < 0.25 and "--optimizer" not in options and "--optimizer.lr" not in options
+    options["--model.direction"] = "NaturalGradient" if natural else "Gradient"
     if chance.random() < 0.25:
         options |= {"--trainer.limit_val_batches": "1.0", "--trainer.val_check_interval": chance.choice(["1", "2"])}
     if chance.random() < 0.2:

@@ -86,7 +86,7 @@ def test_E1_a_log_that_cannot_be_written_is_not_named():
 
 EARLY = "--trainer.max_steps 2 --trainer.limit_train_batches 1 --trainer.callbacks EarlyStopping"
 NONSENSE = {
-    "--optimizer SparseAdam": "SparseAdam does not support dense gradients.*configuration",
+    "--model.direction Gradient --optimizer SparseAdam": "SparseAdam does not support dense gradients.*configuration",
     "--optimizer LBFGS": "LBFGS",
     "--lr_scheduler StepLR --lr_scheduler.step_size 0": "ZeroDivisionError.*configuration",
     f"{EARLY} --trainer.callbacks.monitor none": "`none`",

@@ -51,7 +51,7 @@ def test_the_identity_is_learnt(actions, observations, seed):
     pl.seed_everything(seed, verbose=False)
     agent = Reinforce(
         env,
-        partial(MLPPolicy, hidden_sizes=(32,), bias=True, activation="tanh", head=HEADS.get(actions)),
+        partial(MLPPolicy, hidden_sizes=(32,), init="default", encoder=None, head=HEADS.get(actions)),
         returns=MonteCarlo(),
         baseline=LeaveOneOut(),
         normalization=PerBatch(),
@@ -70,4 +70,3 @@ def test_the_identity_is_learnt(actions, observations, seed):
     reached, best, random = greedy.returns.mean().item(), env().optimum(), env().random_return()
     print(f"{actions} {observations} {seed} closed {(reached - random) / (best - random):.3f} in {seconds:.1f} s")
     assert reached >= random + 0.95 * (best - random)
-    assert seconds < 10
