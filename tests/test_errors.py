@@ -165,7 +165,7 @@ class FailingRank(Callback):
             raise RuntimeError(f"no memory on rank {self.rank}")
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_E8_a_failing_rank_is_one_line(rank):
     two = [
         "--trainer.strategy",

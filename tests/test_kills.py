@@ -29,12 +29,12 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_killed_runs_end_like_the_uninterrupted_one(tmp_path):
-    command = [sys.executable, "-m", "tests.kills", "--kills", "12", "--settings", "2", "--updates", "40", "--json"]
+    command = [sys.executable, "-m", "tests.kills", "--kills", "6", "--settings", "2", "--updates", "30", "--json"]
     done = subprocess.run([*command, "--tmpdir", tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     tallies = json.loads(done.stdout)
-    assert sum(sum(tally["kills"].values()) for tally in tallies) == 12
-    assert sum(tally["exact"] for tally in tallies) == 12
+    assert sum(sum(tally["kills"].values()) for tally in tallies) == 6
+    assert sum(tally["exact"] for tally in tallies) == 6
     assert all(tally["unreadable"] == tally["too_many_lost"] == 0 for tally in tallies)
 
 
