@@ -145,7 +145,7 @@ class Agent(pl.LightningModule):
         self.metrics = self.measured | counters
 
     def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
-        """Take the step, measure it, fit what learns beside it, and publish the metrics before any callback runs."""
+        """Take the step, measure it, fit every Fitted part, and publish the metrics before any callback runs."""
         if self.lr_schedule is not None:
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * value_of(self.lr_schedule, self.progress)

@@ -1,4 +1,4 @@
-"""Default parts of :class:`~pg_lightning.reinforce.Reinforce`: what learns on the widest range of environments.
+"""Default parts of :class:`~pg_lightning.reinforce.Reinforce`, chosen to learn on many kinds of environments.
 
 Observations and returns are normalised, a critic estimates advantages by GAE, and one natural-gradient step per update
 moves the policy by a fixed Kullback-Leibler divergence; the log-std of a Gaussian moves slower than the mean. The

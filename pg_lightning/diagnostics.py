@@ -36,20 +36,32 @@ def entropy(distribution: Distribution, log_probs: Tensor) -> Tensor:
         return -log_probs
 
 
+def sampled_kl(log_ratio: Tensor) -> Tensor:
+    r"""Estimate a KL divergence of every timestep ``[C]`` from the action taken by the old policy.
+
+    .. math:: r_t - 1 - \log r_t, \quad r_t = \pi_{new}(A_t|S_t) / \pi_{old}(A_t|S_t)
+
+    Args:
+        log_ratio: :math:`\log r_t` ``[C]``.
+
+    Source: Schulman (2020), "Approximating KL Divergence"; it is unbiased and never negative.
+
+    >>> sampled_kl(torch.tensor([0.0, 1.0]))
+    tensor([0.0000, 0.7183])
+    """
+    return log_ratio.exp() - 1 - log_ratio
+
+
 @torch.no_grad()
 def measure_step(policy: nn.Module, sample: Chunk) -> Tensor:
     r"""Return the KL divergence of a step that was just taken, and the entropy after it, means over timesteps ``[2]``.
 
-    The divergence is estimated from the actions taken:
-
-    .. math:: \frac{1}{C} \sum_t (r_t - 1 - \log r_t), \quad r_t = \pi_{new}(A_t|S_t) / \pi_{old}(A_t|S_t)
-
-    Source: Schulman (2020), "Approximating KL Divergence"; it is unbiased and never negative.
+    The divergence is estimated from the actions taken, see :func:`sampled_kl`.
     """
     distribution = sample.distribution(policy)
     log_probs = distribution.log_prob(sample.actions)  # [C]
     log_ratio = (log_probs - sample.log_probs).double()
-    return torch.stack([(log_ratio.exp() - 1 - log_ratio).mean(), entropy(distribution, log_probs).double().mean()])
+    return torch.stack([sampled_kl(log_ratio).mean(), entropy(distribution, log_probs).double().mean()])
 
 
 def explained_variance(baseline: Tensor, returns: Tensor) -> float:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
+from pg_lightning.diagnostics import sampled_kl
 from pg_lightning.episodes import Batch, Chunk
 from pg_lightning.fisher import CHUNK, FisherProduct, conjugate_gradient, frozen
 from pg_lightning.hparams import Recorded
@@ -202,7 +203,7 @@ def _divergence(before: Distribution, now: Distribution, log_ratio: Tensor) -> T
     try:
         return kl_divergence(before, now).double()
     except NotImplementedError:
-        return log_ratio.exp() - 1 - log_ratio
+        return sampled_kl(log_ratio)
 
 
 def step_shares(policy: nn.Module) -> dict[str, float]:

@@ -85,8 +85,8 @@ class Reinforce(Agent):
         self.baseline.prepare(self.env.observation_space)
         self.gamma, self.discount_states, self.chunk_size = gamma, discount_states, chunk_size
         self.gradient_variance = gradient_variance
-        self.save_hyperparameters({"gamma": gamma, "discount_states": discount_states, "chunk_size": chunk_size})
-        self.save_hyperparameters({"gradient_variance": gradient_variance})
+        self.save_hyperparameters({"gamma": gamma, "discount_states": discount_states})
+        self.save_hyperparameters({"chunk_size": chunk_size, "gradient_variance": gradient_variance})
 
     def estimate(self, episodes: Episodes) -> Batch:
         r"""Estimate an advantage for every timestep, :math:`\hat A_t = G_t - b(S_t)`, given all processes' episodes."""

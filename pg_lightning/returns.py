@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pg_lightning.episodes import Batch, Episodes
-from pg_lightning.fitted import Fitted
+from pg_lightning.fitted import Fitted, fold_in
 from pg_lightning.functional import discounted_sums, discounts_within
 from pg_lightning.hparams import Recorded
 
@@ -195,11 +195,7 @@ class ScaledRewards(Returns, Fitted, nn.Module):
         """Fold in the discounted returns of a batch, and convert its returns to the new scale, for the critic."""
         episodes, before = batch.episodes, self.scale
         returns = discounted_sums(episodes.rewards, discounts_within(episodes.lengths, self._gamma)).to(self.mean)
-        count, mean = len(returns), returns.mean()
-        total, delta = self.count + count, mean - self.mean
-        self.m2 += ((returns - mean) ** 2).sum() + delta**2 * self.count * count / total
-        self.mean += delta * count / total
-        self.count.copy_(total)
+        fold_in(returns, self.count, self.mean, self.m2)
         batch.returns = batch.returns * (before / self.scale).to(batch.returns.device)
         return {"reward_scale": before.item()}
 

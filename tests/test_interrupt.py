@@ -129,7 +129,13 @@ fitted.fit(Reinforce(Endless), EpisodeDataModule(Endless, num_envs=1, episodes_p
 """
 
 
-@pytest.mark.parametrize(("first", "second"), [*zip(SIGNALS, SIGNALS[::-1], strict=True)])
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        *zip(SIGNALS, SIGNALS[::-1], strict=True),
+        *(pytest.param(number, number, marks=pytest.mark.slow) for number in SIGNALS),
+    ],
+)
 def test_the_second_signal_ends_a_run_whose_environment_never_ends(first, second, tmp_path):
     path = tmp_path / "last.ckpt"
     with subprocess.Popen(

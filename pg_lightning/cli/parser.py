@@ -55,6 +55,7 @@ RENAMED = {
 """Options that people type, by their last part, and their names here."""
 
 NEGATIVE = re.compile(r"-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$|-inf$", re.IGNORECASE)
+"""Values that begin like an option."""
 
 UNKNOWN = re.compile(
     r"unrecognized arguments: --([\w.]+)|ambiguous option: --([\w.]+) could match|argument \S+ --> ([\w.]+):"

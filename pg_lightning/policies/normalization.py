@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pg_lightning.fitted import Fitted
+from pg_lightning.fitted import Fitted, fold_in
 from pg_lightning.policies.encoders import Encoder, make_encoder
 from pg_lightning.policies.twins import TWINS, Drawing, Layer, numpy_twin
 from pg_lightning.tree import Tree
@@ -65,14 +65,9 @@ class NormalizeObservations(Encoder, Fitted):
     @torch.no_grad()
     def fit(self, batch: "Batch") -> dict[str, float]:
         """Fold in the observations of a batch."""
-        features = self.inner(batch.episodes.observations).to(self.mean)
-        count, mean = len(features), features.mean(0)
-        total, delta = self.count + count, mean - self.mean
-        self.m2 += ((features - mean) ** 2).sum(0) + delta**2 * self.count * count / total
-        self.mean += delta * count / total
-        self.count.copy_(total)
+        fold_in(self.inner(batch.episodes.observations).to(self.mean), self.count, self.mean, self.m2)
         self.shift.copy_(self.mean)
-        self.factor.copy_((self.m2 / total + 1e-8).rsqrt())
+        self.factor.copy_((self.m2 / self.count + 1e-8).rsqrt())
         return {}
 
 

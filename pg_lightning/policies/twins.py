@@ -144,12 +144,15 @@ def _text(module: TextEncoder, drawing: Drawing) -> list[Layer]:
 
 
 def _concatenate(module: ConcatenateEncoder, drawing: Drawing) -> list[Layer] | None:
-    twins = {key: numpy_twin(part, drawing) for key, part in zip(module.keys, module.parts, strict=True)}
+    twins = [numpy_twin(part, drawing) for part in module.parts]
+    if None in twins:
+        return None
+    keyed: list[Any] = list(zip(module.keys, twins, strict=True))
 
     def forward(observations: Tree) -> np.ndarray:
-        return np.concatenate([run_layers(twin or [], observations[key]) for key, twin in twins.items()], axis=1)
+        return np.concatenate([run_layers(twin, observations[key]) for key, twin in keyed], axis=1)
 
-    return None if None in twins.values() else [forward]
+    return [forward]
 
 
 TWINS: dict[type[nn.Module], Callable[[Any, Drawing], list[Layer] | None]] = {
