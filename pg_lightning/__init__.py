@@ -14,7 +14,7 @@ from pg_lightning.baselines import (  # noqa: E402
     NoBaseline,
     TimestepBaseline,
 )
-from pg_lightning.callbacks import EpisodeLines, StopAtRewardThreshold  # noqa: E402
+from pg_lightning.callbacks import EpisodeLines, StopAtRewardThreshold, VideoRecorder  # noqa: E402
 from pg_lightning.critic import Critic  # noqa: E402
 from pg_lightning.directions import Direction, Gradient, NaturalGradient  # noqa: E402
 from pg_lightning.envs import Environment, EnvironmentFault  # noqa: E402
@@ -25,7 +25,7 @@ from pg_lightning.policies import ConsistentDropout, Encoder, Head, MLPPolicy, P
 from pg_lightning.policies.normalization import NormalizeObservations  # noqa: E402
 from pg_lightning.reinforce import Reinforce  # noqa: E402
 from pg_lightning.returns import GAE, MonteCarlo, Returns, ScaledRewards  # noqa: E402
-from pg_lightning.sampling import EpisodeDataModule, EpisodeDataset, EpisodeSampler  # noqa: E402
+from pg_lightning.sampling import EpisodeDataModule, EpisodeDataset, EpisodeSampler, play  # noqa: E402
 from pg_lightning.schedules import Linear, Schedule  # noqa: E402
 
 __all__ = [
@@ -66,4 +66,6 @@ __all__ = [
     "Schedule",
     "StopAtRewardThreshold",
     "TimestepBaseline",
+    "VideoRecorder",
+    "play",
 ]

@@ -17,6 +17,7 @@ from pg_lightning.diagnostics import STEP_TIMESTEPS, explained_variance, measure
 from pg_lightning.directions import Direction
 from pg_lightning.envs import Environment, as_environment
 from pg_lightning.episodes import Batch, Episodes, Outcome
+from pg_lightning.evaluation import Evaluation, evaluate
 from pg_lightning.fitted import Fitted
 from pg_lightning.gathering import gather_outcome, sum_over_processes
 from pg_lightning.hparams import build, describe
@@ -45,6 +46,7 @@ class Agent(pl.LightningModule):
         batch: of the update in progress.
         max_env_steps: env steps after which the run ends, where a callback limits them.
         measured: metrics of the update in progress, which may yet be refused.
+        evaluations: the latest of ``validate`` or ``test``: "sampled" and, where the policy has a mode, "greedy".
     """
 
     num_episodes: Tensor
@@ -70,8 +72,8 @@ class Agent(pl.LightningModule):
             raise ValueError("lr_schedule and lr_scheduler both set the learning rate: give one of them")
         for name in ("num_episodes", "num_env_steps", "num_timesteps"):
             self.register_buffer(name, torch.tensor(0))
-        self.metrics: dict[str, float] = {}
-        self.measured: dict[str, float] = {}
+        self.metrics, self.measured = dict[str, float](), dict[str, float]()
+        self.evaluations: dict[str, Evaluation] = {}
         self.batch: Batch | None = None
         self.max_env_steps: int | None = None
         self._logged, self._learnt = 0, -1
@@ -205,13 +207,11 @@ class Agent(pl.LightningModule):
     # Evaluation
 
     def _evaluate(self, episodes: Episodes, dataloader_idx: int) -> None:
-        """Log mean, standard deviation and count of the evaluation episodes' returns."""
-        returns, way = episodes.returns, ("sampled", "greedy")[dataloader_idx]
-        spread = returns.std() if len(returns) > 1 else torch.zeros(())
-        metrics = {"return_mean": returns.mean(), "return_std": spread, "episodes": torch.tensor(float(len(returns)))}
-        self.log_dict(
-            {f"{way}_{name}": value for name, value in metrics.items()}, add_dataloader_idx=False, batch_size=1
-        )
+        """Log mean, standard deviation and count of the returns of all processes' evaluation episodes."""
+        way, one = ("sampled", "greedy")[dataloader_idx], evaluate(gather_outcome(self, episodes.outcome()))
+        self.evaluations[way] = one
+        metrics = {f"{way}_return_mean": one.mean, f"{way}_return_std": one.std, f"{way}_episodes": float(one.episodes)}
+        self.log_dict(metrics, add_dataloader_idx=False, batch_size=1, sync_dist=True)
 
     def validation_step(self, batch: Episodes, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log the evaluation episodes' returns, sampled and greedy."""

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytorch_lightning.loggers.tensorboard  # noqa: F401 - So that the forked processes need not.
 
-import pg_lightning.plotting
+import pg_lightning.plotting.run
 from pg_lightning.cli import CLI
 from pg_lightning.cli import main as command_line
 from tests import fuzz_envs  # noqa: F401
@@ -125,7 +125,7 @@ def hurry() -> None:
     """Leave out what takes two thirds of a short run: the parsers of the other commands, and the picture."""
     kept = {"fit": CLI.subcommands()["fit"]}
     CLI.subcommands = staticmethod(lambda: kept)
-    pg_lightning.plotting.plot_learning_curve = lambda *_: False
+    pg_lightning.plotting.run.plot_learning_curve = lambda *_: False
 
 
 def members(session: int) -> list[int]:

@@ -8,6 +8,7 @@ import yaml
 
 from pg_lightning import Reinforce
 from pg_lightning.cli import main
+from pg_lightning.evaluation import Evaluation
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
@@ -42,10 +43,9 @@ def test_a_fit_leaves_everything_in_its_own_folder(folder, capsys):
         weighted, weight = 0.99 * weighted + 0.01 * length, 0.99 * weight + 0.01
     running_reward = weighted / weight
     assert running_reward == pytest.approx(summary["running_reward"], rel=1e-9)
-    assert (
-        f"Solved (not confirmed) after {summary['episodes']:,} episodes: the running reward {running_reward:.2f}"
-        in (printed.out)
-    )
+    evaluation = Evaluation(**summary["confirmation"]["result"])
+    assert evaluation.episodes == 100 and evaluation.mean > 475
+    assert f"Solved and confirmed after {summary['episodes']:,} episodes: {evaluation} exceeds 475" in printed.out
     assert printed.out.splitlines()[-1] == "Ended: solved. Run folder: runs/CartPole-v1/version_0"
     assert printed.err == ""
     main(["fit", *SMALL])
@@ -150,15 +150,18 @@ def test_an_environment_from_a_module(folder):
     assert summary["threshold"] is None and summary["solved"] is None and summary["reason"] == "max_steps"
 
 
-def test_evaluation_prints_mean_std_and_count(folder, capsys):
+def test_evaluation_prints_a_table_and_writes_it(folder, capsys):
     main(["fit", *QUIET])
     capsys.readouterr()
     for command, count in (("test", 7), ("validate", 70)):
         main([command, "--ckpt_path", "last", *QUIET, "--data.eval_episodes", str(count)])
         table = capsys.readouterr().out
+        report = json.loads((run_of(folder) / "evaluation.json").read_text())
+        assert report["update"] == torch.load(run_of(folder) / "checkpoints/last.ckpt")["global_step"]
         for way in ("sampled", "greedy"):
-            assert f"{way}_return_mean" in table and f"{way}_return_std" in table and f"{way}_episodes" in table
-        assert len(re.findall(rf"\b{count}\.0\b", table)) == 2
+            one = Evaluation(**report[way])
+            assert one.episodes == count and one.low <= one.mean <= one.high and one.min <= one.mean <= one.max
+            assert re.search(rf"^{way} +{count} +{one.mean:.2f} +{one.low:.2f} to {one.high:.2f} ", table, re.MULTILINE)
     main(["predict", "--ckpt_path", "last", *QUIET, "--data.eval_episodes", "7"])
     assert "7 episodes, mean return" in capsys.readouterr().out
     assert (run_of(folder) / "episodes.npz").exists()

@@ -141,7 +141,7 @@ def test_from_the_command_line(capsys):
     playing = ["test", "--untrained", "true", *QUIET[:4], "--data.eval_episodes", "2"]
     with pytest.warns(UserWarning, match=r"evaluation cut 4 of 4 episodes after 5 steps \(--data.eval_max_steps\)"):
         main([*playing, "--env.id", "tests.test_dataset:Unlimited-v0", "--data.eval_max_steps", "5"])
-    assert "return_mean" in capsys.readouterr().out
+    assert "100 %" in capsys.readouterr().out
 
 
 def test_where_a_limit_is_counted():

@@ -118,7 +118,7 @@ def test_a_resumed_run_of_two_processes_is_the_uninterrupted_one(tmp_path):
 def test_cartpole_is_solved_and_both_stop(seed, tmp_path):
     learning = ["--data.num_envs", "32", "--optimizer=torch.optim.Adam", "--optimizer.lr=0.02"]
     out = fit(*learning, "--seed_everything", str(seed), "--trainer.max_steps", "80", *WITNESS, folder=tmp_path)
-    assert out.count("Solved (not confirmed) after") == 1
+    assert out.count("Solved and confirmed after") == 1
     updates = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False)["updates"] for rank in (0, 1)]
     summary = json.loads((tmp_path / "runs/CartPole-v1/version_0/summary.json").read_text())
     assert summary["solved"] and updates == [summary["updates"]] * 2

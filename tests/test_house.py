@@ -21,21 +21,22 @@ PACKAGE = Path(pg_lightning.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = [
-    {"tree", "hparams", "functional", "schedules", "memory"},
+    {"tree", "hparams", "functional", "schedules", "memory", "statistics"},
     {"policies.dropout"},
     {"episodes"},
     {"envs", "metrics", "fitted", "fisher", "diagnostics", "policies", "gradients"},
     {"returns", "baselines", "normalizations", "directions", "checks", "critic", "optimizers"},
-    {"gathering", "sampling", "checkpoint_file", "defaults"},
+    {"gathering", "sampling", "checkpoint_file", "defaults", "evaluation"},
     {"agent"},
     {"reinforce"},
-    {"plotting", "evaluation"},
+    {"plotting"},
     {"callbacks"},
     {"cli"},
+    {"__main__"},
 ]
 """Rooms from the bottom up: each imports from its own level and from those before it alone."""
 
-LIGHTNING = {"sampling.dataset", "gathering", "agent", "reinforce", "callbacks", "cli", "evaluation", "plotting"}
+LIGHTNING = {"sampling.dataset", "gathering", "agent", "reinforce", "callbacks", "cli", "plotting", "__main__"}
 """Rooms that may import Lightning."""
 
 

@@ -102,7 +102,7 @@ def test_B3_a_solved_run_makes_no_further_update(capsys):
     for named in ("last", "auto", "last"):
         main(["fit", "--ckpt_path", named, "--trainer.max_steps", "900"])
         assert re.fullmatch(
-            r"runs/CartPole-v1/version_0 has already ended: solved \(not confirmed\).*exceeds 9.*\n",
+            r"runs/CartPole-v1/version_0 has already ended: solved and confirmed: .*exceeds 9.*\n",
             capsys.readouterr().out,
         )
     assert content(RUN) == before
@@ -119,7 +119,7 @@ def test_B3_nothing_is_opened_for_a_run_that_has_ended(capsys):
     for named in ("best", "elsewhere.ckpt"):
         capsys.readouterr()
         main(["fit", "--ckpt_path", named, *QUIET])
-        assert "has already ended: solved (not confirmed)" in capsys.readouterr().out
+        assert "has already ended: solved and confirmed: " in capsys.readouterr().out
     assert len(list(RUN.parent.iterdir())) == 1
 
 

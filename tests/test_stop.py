@@ -72,7 +72,7 @@ def test_training_ends_when_enough_episodes_exceed_the_threshold(capsys):
     fitted = fit(stop)
     assert fitted.global_step == 3 and stop.solved and stop.reason == "solved" and stop.threshold == 7.0
     assert stop.running_reward.episodes == 12
-    assert last_line(capsys) == "Solved (not confirmed) after 12 episodes: the running reward 7.50 exceeds 7."
+    assert last_line(capsys) == "Solved and confirmed after 12 episodes: 7.5 [7.5, 7.5] over 100 episodes exceeds 7."
 
 
 def test_at_least_100_episodes_by_default(capsys):
@@ -217,7 +217,7 @@ def test_a_solved_run_makes_no_further_update(tmp_path, capsys, killed):
     for _ in range(3):
         stop, updates, unchanged = resumed(path)
         assert updates == 1 and unchanged and stop.solved and stop.reason == "solved"
-        assert last_line(capsys) == "Solved (not confirmed) after 4 episodes: the running reward 7.50 exceeds 7."
+        assert last_line(capsys) == "Solved and confirmed after 4 episodes: 7.5 [7.5, 7.5] over 100 episodes exceeds 7."
     state = torch.load(path, weights_only=True)["callbacks"]["StopAtRewardThreshold"]
     assert state["solved"] is True and state["reason"] == "solved"
     assert state["settings"] == {
@@ -227,6 +227,8 @@ def test_a_solved_run_makes_no_further_update(tmp_path, capsys, killed):
         "statistic": "return",
         "min_episodes": 0,
         "max_env_steps": None,
+        "confirm_episodes": 100,
+        "confirm": "greedy",
     }
 
 

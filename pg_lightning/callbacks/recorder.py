@@ -20,7 +20,7 @@ LIMITS = ("solved", "max_env_steps", "max_steps", "max_epochs")
 
 
 class RunRecorder(Callback):
-    """Writes ``config.yaml``, ``episodes.csv``, ``summary.json`` and ``learning_curve.png`` into the run's folder.
+    """Writes ``config.yaml``, ``episodes.csv``, ``times.csv``, ``summary.json`` and pictures into the run's folder.
 
     The folder is the Trainer's ``default_root_dir``. The files change only when a checkpoint is saved, just before it
     moves to its place (``RunCheckpoint`` calls :meth:`flush`), so that all of them belong to the same update; in a run
@@ -50,8 +50,9 @@ class RunRecorder(Callback):
         self.folder = Path(trainer.default_root_dir)
         columns = ["episode", "update", "return", "length", "truncated"]
         self.episodes = Table(self.folder / "episodes.csv", columns)
+        self.times = Table(self.folder / "times.csv", ["update", "env_steps", "seconds"])
         metrics = [logger.table for logger in trainer.loggers if isinstance(logger, RunCSVLogger)]
-        self.tables = [self.episodes, *metrics]
+        self.tables = [self.episodes, self.times, *metrics]
         if self.source is not None:
             for table in self.tables:
                 table.resume(self.source / table.path.name, self._rows.get(table.path.name))
@@ -59,12 +60,14 @@ class RunRecorder(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the update's episodes."""
+        """Note the update's episodes, and the seconds of training until now."""
         returns, lengths, truncated, _ = (column.tolist() for column in outputs["outcome"])
         first = int(pl_module.num_episodes) - len(lengths)  # type: ignore[arg-type]
         for place, row in enumerate(zip(returns, lengths, truncated, strict=True)):
             values = (first + place, trainer.global_step, *row)
             self.episodes.rows.append(dict(zip(self.episodes.columns, values, strict=True)))
+        steps, seconds = int(pl_module.num_env_steps), round(self.train_seconds(), 4)  # type: ignore[arg-type]
+        self.times.rows.append({"update": trainer.global_step, "env_steps": steps, "seconds": seconds})
         if self.every_seconds is not None and time.monotonic() >= self._due_at:
             self.flush(trainer)
             self._due_at = time.monotonic() + self.every_seconds
@@ -78,6 +81,7 @@ class RunRecorder(Callback):
         """Bring the files up to this update."""
         if not trainer.is_global_zero:
             self.episodes.rows.clear()
+            self.times.rows.clear()
             return
         log_if_due(trainer)
         if self.config is not None:
@@ -123,7 +127,7 @@ def log_if_due(trainer: pl.Trainer) -> None:
 
 def draw(folder: Path) -> None:
     """Draw the learning curve of a run into its folder."""
-    from pg_lightning.plotting import plot_learning_curve  # Here, so that nothing else waits for matplotlib.
+    from pg_lightning.plotting.run import plot_learning_curve  # Here, so that nothing else waits for matplotlib.
 
     summary = json.loads((folder / "summary.json").read_text())
     image = io.BytesIO()
@@ -162,6 +166,7 @@ def summarize(trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
         "seed": getattr(trainer.datamodule, "seed", None),  # type: ignore[attr-defined]
         "solved": None if stop is None or stop.threshold is None else stop.solved,
         "reason": end_reason(trainer),
+        "confirmation": stop and stop.confirmation and stop.confirmation.summary(),
         "threshold": stop and stop.threshold,
         "running_reward": stop and stop.running_reward.average().item(),
         "episodes": int(agent.num_episodes),

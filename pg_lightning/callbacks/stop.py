@@ -6,12 +6,18 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
+from torch import Tensor
 
+from pg_lightning.callbacks.confirm import UPDATES_BETWEEN, Confirmation
+from pg_lightning.episodes import Outcome
 from pg_lightning.metrics import RunningReward
 
 
 class StopAtRewardThreshold(Callback):
     """Keeps the running reward over episodes, and ends training once it exceeds the threshold.
+
+    A held-out evaluation of the policy as it would be deployed decides whether the environment is solved; where it is
+    not, training goes on, and another attempt is made 10 updates later at the earliest.
 
     Args:
         threshold: running reward to exceed; by default the environment's own reward threshold. Without either, training
@@ -23,11 +29,14 @@ class StopAtRewardThreshold(Callback):
             from 0, as the article does. The latter is no return, and needs a threshold of its own.
         min_episodes: episodes to see before the environment can count as solved.
         max_env_steps: env steps, taken in all processes, after which training ends, at the end of an update.
+        confirm_episodes: fresh episodes that confirm a solution; 0 for none: the running reward decides alone.
+        confirm: greedy actions, as ``act`` plays, or sampled ones, both without dropout.
 
     Attributes:
         threshold: the one in use, from ``setup`` on; ``None`` where there is none.
         running_reward: the metric.
-        solved: whether the running reward exceeded the threshold after the last update.
+        confirmation: the held-out evaluation; ``None`` where there is none.
+        solved: whether the running reward exceeded the threshold after the last update, and that was confirmed.
         reason: why training ends: "solved", "max_env_steps", or ``None`` where it goes on.
 
     Raises:
@@ -42,6 +51,8 @@ class StopAtRewardThreshold(Callback):
         statistic: Literal["return", "last_timestep"] = "return",
         min_episodes: int = 100,
         max_env_steps: int | None = None,
+        confirm_episodes: int = 100,
+        confirm: Literal["greedy", "sampled"] = "greedy",
     ) -> None:
         if threshold is not None and not math.isfinite(threshold):
             raise ValueError(f"threshold must be a finite number or None, not {threshold}")
@@ -61,11 +72,21 @@ class StopAtRewardThreshold(Callback):
             "statistic": statistic,
             "min_episodes": min_episodes,
             "max_env_steps": max_env_steps,
+            "confirm_episodes": confirm_episodes,
+            "confirm": confirm,
         }
+        self.confirmation = Confirmation(confirm_episodes, confirm) if confirm_episodes else None
         self.reason: Literal["solved", "max_env_steps"] | None = None
 
     @property
     def solved(self) -> bool:
+        """Whether the threshold was exceeded after the last update, and that was confirmed where it is to be."""
+        if self.threshold is None or not self.passed:
+            return False
+        return self.confirmation is None or self.confirmation.exceeds(self.threshold)
+
+    @property
+    def passed(self) -> bool:
         """Whether the running reward exceeded the threshold, over enough episodes, after the last update."""
         # At least one: an initial value is nobody's reward.
         if self.threshold is None or self.running_reward.episodes.item() < max(1, self.min_episodes):
@@ -90,6 +111,8 @@ class StopAtRewardThreshold(Callback):
         """End a resumed run that had ended, before another update; start anew with a new run."""
         if trainer.global_step == 0:
             self.running_reward.reset()
+            if self.confirmation is not None:
+                self.confirmation.reset()
         # Only here: set in on_fit_start, Lightning would skip on_train_start and on_train_end too.
         self._end_if_due(trainer, pl_module)
 
@@ -98,12 +121,29 @@ class StopAtRewardThreshold(Callback):
     ) -> None:
         """Fold in the update's episodes; end training if they solved the environment or used up the budget."""
         agent: Any = pl_module
-        outcome = outputs["outcome"]
-        self.running_reward.update(outcome.returns if self.statistic == "return" else outcome.lengths - 1)
+        self.running_reward.update(self._values(outputs["outcome"]))
         value = self.running_reward.average()
         trainer.callback_metrics["running_reward"] = value
         agent.metrics["running_reward"] = value.item()
+        self._confirm(trainer, agent)
         self._end_if_due(trainer, pl_module)
+
+    def _values(self, outcome: Outcome) -> Tensor:
+        """Return what is averaged, of each episode ``[E]``."""
+        return outcome.returns if self.statistic == "return" else outcome.lengths - 1
+
+    def _confirm(self, trainer: pl.Trainer, agent: Any) -> None:
+        """Have a passed threshold confirmed, where an attempt is due; say so if it was not."""
+        if self.confirmation is None or self.threshold is None:
+            return
+        self.confirmation.result = None
+        if not self.passed or trainer.global_step < self.confirmation.next_update:
+            return
+        self.confirmation.attempt(trainer, agent, self._values)
+        if not self.confirmation.exceeds(self.threshold):
+            self.confirmation.next_update = trainer.global_step + UPDATES_BETWEEN
+            what = f"{self.confirmation.result} of {self.confirmation.actions} actions do not exceed {self.threshold:g}"
+            agent.print(f"Not confirmed (attempt {self.confirmation.attempts}): {what}; training goes on")
 
     def _end_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End training where the state that a checkpoint restores says so: before a resumed update as after it."""
@@ -121,8 +161,10 @@ class StopAtRewardThreshold(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the running reward, the verdict and the settings, for the checkpoint."""
+        confirmation = self.confirmation and self.confirmation.state_dict()
         return {
             "running_reward": dict(self.running_reward.state_dict()),
+            "confirmation": confirmation,
             "solved": self.solved,
             "reason": self.reason,
             "settings": self.settings,
@@ -142,12 +184,21 @@ class StopAtRewardThreshold(Callback):
             )
         # A copy, because the metric works in place.
         self.running_reward.load_state_dict(deepcopy(state_dict["running_reward"]))
+        if self.confirmation is not None and (state := state_dict.get("confirmation")) is not None:
+            self.confirmation.load_state_dict(state)
+
+    def verdict(self) -> str:
+        """Say in a few words that the environment is solved, and by what measure."""
+        if self.confirmation is None:
+            value = self.running_reward.average().item()
+            return f"solved (not confirmed): the running reward {value:.2f} exceeds {self.threshold:g}"
+        return f"solved and confirmed: {self.confirmation.result} exceeds {self.threshold:g}"
 
 
 def verdict(stop: StopAtRewardThreshold, trainer: pl.Trainer) -> str:
     """Say in one line whether the environment was solved, and what ended training if it is a limit.
 
-    "Not confirmed", because no separate evaluation was played. Without a threshold there is nothing to solve.
+    Without a threshold there is nothing to solve.
     """
     episodes, value = int(stop.running_reward.episodes), stop.running_reward.average().item()
     after = f"after {episodes:,} episodes"
@@ -156,7 +207,10 @@ def verdict(stop: StopAtRewardThreshold, trainer: pl.Trainer) -> str:
     elif stop.threshold is None:
         line = f"Ended {after}: the running reward is {value:.2f}; there is no threshold to reach"
     elif stop.solved:
-        line = f"Solved (not confirmed) {after}: the running reward {value:.2f} exceeds {stop.threshold:g}"
+        solved, _, measure = stop.verdict().partition(": ")
+        line = f"{solved.capitalize()} {after}: {measure}"
+    elif stop.passed:
+        line = f"Not solved {after}: the running reward {value:.2f} exceeds {stop.threshold:g}, which was not confirmed"
     elif value > stop.threshold:
         line = (
             f"Not solved {after}: the running reward {value:.2f} exceeds {stop.threshold:g}, but at least "
@@ -168,6 +222,8 @@ def verdict(stop: StopAtRewardThreshold, trainer: pl.Trainer) -> str:
         line += f"; max_env_steps={stop.max_env_steps:,} is reached"
     elif stop.reason is None and 0 < trainer.max_steps <= trainer.global_step:
         line += f"; max_steps={trainer.max_steps:,} is reached"
+    if stop.confirmation is not None and stop.confirmation.attempts > stop.solved:
+        line += f"; attempts to confirm: {stop.confirmation.attempts}"
     return line + "."
 
 

@@ -1,229 +1,28 @@
-"""Command line: ``fit``, ``validate``, ``test`` and ``predict``, with run folders, resuming, and errors in one line."""
+"""Command line: one entry for all commands, and errors in one line."""
 
-import json
+import difflib
+import importlib
 import logging
 import os
 import signal
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
-from jsonargparse import Namespace
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from pg_lightning.callbacks import GracefulInterrupt, UpdateProgressBar
-from pg_lightning.callbacks.checkpoint import OptimizerOptions
-from pg_lightning.callbacks.recorder import PredictionWriter, RunRecorder, draw
 from pg_lightning.cli.errors import from_another_process, interrupted, one_line, told_by_another
-from pg_lightning.cli.parser import (
-    FIT,
-    ROOT,
-    TRAINER_DEFAULTS,
-    Parser,
-    ParserExit,
-    add_arguments,
-    check_config,
-    implied,
-)
-from pg_lightning.cli.resume import (
-    Resumed,
-    already_ended,
-    base_config,
-    check_fits,
-    find_checkpoint,
-    open_checkpoint,
-    typed_options,
-)
-from pg_lightning.cli.runs import RunFolder, folder_name
-from pg_lightning.reinforce import Reinforce
-from pg_lightning.sampling.dataset import EpisodeDataModule
+from pg_lightning.cli.lightning import CLI
+from pg_lightning.cli.parser import ROOT, ParserExit
+
+__all__ = ["CLI", "main", "run"]
 
 
-class CLI(LightningCLI):
-    """``fit``, ``validate``, ``test`` and ``predict`` of a Reinforce agent on an EpisodeDataModule.
-
-    Attributes:
-        run: folder that this process writes, ``None`` where it writes none.
-        resumed: checkpoint to go on from.
-        exit_code: of the process.
-    """
-
-    run: RunFolder | None = None
-    resumed: Resumed | None = None
-    recorder: RunRecorder | None = None
-    exit_code = 0
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        try:
-            super().__init__(*args, **kwargs)
-        finally:
-            if self.run is not None:
-                if self.recorder is None or not self.recorder.begun:
-                    self.run.discard()
-                self.run.release()
-
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Leave out ``weights_only``: a checkpoint is always read as data."""
-        return {name: skipped | {"weights_only"} for name, skipped in LightningCLI.subcommands().items()}
-
-    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        return super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
-
-    def add_default_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the seed."""
-        parser.add_argument(
-            "--seed_everything", type=int, default=0, help="Seed of everything random: weights, environments, actions."
-        )
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of the environment, the callbacks and the optimizer."""
-        add_arguments(parser)
-
-    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        if subcommand != "fit":
-            text = "Whether to play with an untrained policy, where no --ckpt_path is given."
-            parser.add_argument("--untrained", type=bool, default=False, help=text)
-        return parser
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the options, on top of the configuration of the checkpoint that is named."""
-        arguments = list(sys.argv[1:] if args is None else args)
-        typed = typed_options(arguments)
-        command = next((word for word in arguments if word in self.subcommands()), None)
-        self.root = Path(typed.get("trainer.default_root_dir") or ROOT)
-        base = dict[str, Any]()
-        named = typed.get("ckpt_path")
-        if command is not None and named not in (None, "null"):
-            if (path := find_checkpoint(str(named), self.root, typed.get("env.id"))) is not None:
-                base = self._resume(path, command, typed)
-            arguments += ["--ckpt_path", str(self.resumed.path) if self.resumed else "null"]
-        if command is not None:
-            place = arguments.index(command) + 1
-            laid_under = ["--config", json.dumps(base)] if base else []
-            arguments[place:place] = [*laid_under, *implied(typed, base)]
-        self.config = parser.parse_args(arguments)
-        config = self.config[self.config["subcommand"]]
-        check_config(config)
-        if command != "fit" and config.ckpt_path is None and not config.untrained:
-            raise ValueError(f"{command} needs --ckpt_path; --untrained true plays with an untrained policy")
-
-    def _resume(self, path: Path, command: str, typed: dict[str, Any]) -> dict[str, Any]:
-        """Read the checkpoint, lock its run's folder if training goes on there; return its configuration."""
-        writes = command == "fit" and is_first_process() and typed.get("trainer.fast_dev_run") in (None, "false", False)
-        self.resumed = open_checkpoint(path, writes)
-        self.run = self.resumed.run
-        return base_config(self.resumed, command, typed)
-
-    def _parse_ckpt_path(self) -> None:
-        """Do nothing: :meth:`parse_arguments` has, so that typed options win."""
-
-    def before_instantiate_classes(self) -> None:
-        """Choose the run's folder; have everything written there."""
-        config = self.config[self.subcommand]
-        saved = config.clone()
-        saved.ckpt_path = None
-        folder = self.resumed.folder if self.resumed else None
-        if self.subcommand != "fit":
-            config.trainer.logger = False
-            config.trainer.limit_val_batches = config.trainer.limit_val_batches or None
-        elif config.trainer.barebones or config.trainer.fast_dev_run:
-            if config.trainer.barebones:
-                config.trainer.logger = config.trainer.log_every_n_steps = None
-            folder = None
-        else:
-            if self.run is None and is_first_process():
-                parent = folder.parent if folder else Path(config.trainer.default_root_dir) / folder_name(config.env.id)
-                self.run = RunFolder.new(parent)
-            self._config_text = self._parser("fit").dump(saved, skip_none=False)
-            folder = self.run.path if self.run else None
-        if folder is not None:
-            config.trainer.default_root_dir = str(folder)
-            place_logger(config.trainer.logger, folder)
-
-    def instantiate_trainer(self, **kwargs: Any) -> Any:
-        """Make the Trainer, with the callbacks that every run has."""
-        config = self._get(self.config_init, "trainer")
-        self.stop = self._get(self.config_init, "stop")
-        callbacks = [self.stop, self._get(self.config_init, "lines")]
-        checkpoints = config.enable_checkpointing is not False
-        if self.subcommand == "fit" and not config.fast_dev_run:
-            callbacks += [GracefulInterrupt()]
-            if self.resumed is not None:
-                callbacks += [OptimizerOptions()]
-            if not config.barebones:
-                source = self.resumed.folder if self.resumed else None
-                self.recorder = RunRecorder(self._config_text, source, every_seconds=None if checkpoints else 10.0)
-                callbacks += [self.recorder]
-                callbacks += [self._get(self.config_init, "checkpoint")] * checkpoints
-        if config.enable_progress_bar is not False and not config.barebones:
-            callbacks += [UpdateProgressBar()]
-        if self.subcommand == "predict":
-            callbacks += [PredictionWriter()]
-        return self._instantiate_trainer({**config, **kwargs}, callbacks)
-
-    def _before_any(self) -> None:
-        """Refuse a checkpoint that does not fit."""
-        if self.resumed is not None:
-            check_fits(self.model, self.resumed, self.subcommand == "fit")
-
-    before_fit = before_validate = before_test = before_predict = _before_any
-
-    def fit(self, model: Any, **kwargs: Any) -> None:
-        """Train, unless the run that is resumed has ended."""
-        if self.resumed is not None:
-            if (reason := already_ended(self.resumed, self.model, self.stop, self.trainer)) is not None:
-                return self._say_ended(reason)
-        self.trainer.fit(model, **kwargs)
-        self._say_where()
-
-    def _say_ended(self, reason: str) -> None:
-        """Say that there is nothing to do; draw the picture if a kill came before it."""
-        assert self.resumed is not None
-        if is_first_process():
-            print(f"{self.resumed.folder or self.resumed.path} has already ended: {reason}")
-        if (run := self.resumed.run) is not None and not (run.path / "learning_curve.png").exists():
-            draw(run.path)
-
-    def _say_where(self) -> None:
-        """Print the closing lines: why the run ended, where it is, and how to go on if it was interrupted."""
-        interrupts = [c for c in self.trainer.callbacks if isinstance(c, GracefulInterrupt)]  # type: ignore[attr-defined]
-        number = interrupts[0].signal if interrupts else None
-        self.exit_code = 0 if number is None else 128 + number
-        if self.run is None or self.recorder is None or not self.recorder.begun:
-            return
-        print(f"Ended: {self.recorder.summary['reason']}. Run folder: {self.run.path}")
-        last = self.run.path / "checkpoints" / "last.ckpt"
-        if number is not None and last.exists():
-            step = self.trainer.global_step
-            print(f"Stopped after update {step}. Go on with: python train.py fit --ckpt_path {last}")
-
-
-def is_first_process() -> bool:
-    """Tell whether this is the process that writes, before the Trainer knows: the first of the first machine."""
-    return rank_zero_only.rank == 0 and int(os.environ.get("NODE_RANK", 0)) == 0  # type: ignore[attr-defined]
-
-
-def place_logger(loggers: Any, folder: Path) -> None:
-    """Have the loggers of a parsed configuration write to the run's folder."""
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        if not isinstance(logger, Namespace) or "save_dir" not in logger.init_args:
-            continue
-        kind = logger.class_path.rpartition(".")[2]
-        logger.init_args.save_dir = str(folder)
-        if kind == "MLFlowLogger":
-            # MLflow 3 refuses a folder as its store without this.
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-            logger.init_args.save_dir = str(folder / "mlruns")
-        if kind in ("CSVLogger", "TensorBoardLogger"):
-            logger.init_args.name = logger.init_args.version = ""
-        if kind == "CSVLogger":
-            logger.class_path = "pg_lightning.callbacks.files.RunCSVLogger"
+COMMANDS = {"compare": "pg_lightning.cli.compare"}
+"""Commands beside those of Lightning's command line, and the modules with their ``main``."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -232,34 +31,57 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: words after ``train.py``; by default those that were typed.
     """
+    words = sys.argv[1:] if args is None else args
+    if words and words[0] in COMMANDS:
+        quiet()
+        with errors_in_one_line(ROOT):
+            sys.exit(importlib.import_module(COMMANDS[words[0]]).main(words[1:]))
+    known = [*CLI.subcommands(), *COMMANDS]
+    if words in (["-h"], ["--help"]):
+        print(f"Commands, each with a --help of its own: {', '.join(known)}\n")
+    elif not words or not (words[0].startswith("-") or words[0] in known):
+        close = difflib.get_close_matches(words[0], known, n=1) if words else []
+        what = f"there is no command {words[0]!r}" if words else "a command is missing"
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
+        sys.exit(f"error: {what}; {hint}")
+    if exit_code := run(words).exit_code:
+        sys.exit(exit_code)
+
+
+def run(args: list[str]) -> CLI:
+    """Run one of Lightning's commands; return the command line with what it has made."""
     quiet()
+    cli = CLI.__new__(CLI)
+    with errors_in_one_line(ROOT, cli):
+        cli.__init__(args)  # type: ignore[misc]
+    return cli
+
+
+@contextmanager
+def errors_in_one_line(root: str, cli: CLI | None = None) -> Iterator[None]:
+    """End the process with one line in place of a traceback.
+
+    Args:
+        root: folder of all runs, unless ``cli`` has another one.
+        cli: command line that may have come as far as a Trainer with several processes.
+    """
     started = time.time()
-    cli, exact = CLI.__new__(CLI), {"allow_abbrev": False}  # An abbreviated --ckpt_path would be Lightning's alone.
     try:
-        cli.__init__(  # type: ignore[misc]
-            Reinforce,
-            EpisodeDataModule,
-            None,
-            trainer_defaults=TRAINER_DEFAULTS,
-            parser_class=Parser,
-            parser_kwargs=dict.fromkeys(CLI.subcommands(), exact) | exact | {"fit": exact | {"description": FIT}},
-            auto_configure_optimizers=False,
-            args=args,
-        )
+        yield
     except ParserExit:
         raise
     except BaseException as error:
+        if isinstance(error, SystemExit) and cli is None:
+            raise
         if interrupted(error):
             sys.exit(128 + signal.SIGINT)
         if os.environ.get("PG_LIGHTNING_TRACEBACK"):
             raise
-        root = getattr(cli, "root", Path(ROOT))
-        world_size = cli.trainer.world_size if hasattr(cli, "trainer") else 1
-        if world_size > 1 and from_another_process(error) and told_by_another(root, started):
+        folder = Path(getattr(cli, "root", root))
+        world_size = cli.trainer.world_size if hasattr(cli, "trainer") else 1  # type: ignore[union-attr]
+        if world_size > 1 and from_another_process(error) and told_by_another(folder, started):
             sys.exit(1)
-        sys.exit(one_line(error, root, world_size))
-    if cli.exit_code:
-        sys.exit(cli.exit_code)
+        sys.exit(one_line(error, folder, world_size))
 
 
 def quiet() -> None:

@@ -14,6 +14,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from pg_lightning.envs import EnvironmentFault
 from pg_lightning.sampling.actors import PolicyError
+from pg_lightning.sampling.playing import origin
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -82,13 +83,6 @@ def one_line(error: BaseException, root: Path, world_size: int = 1) -> str:
     if (world_size > 1 or first is not error or not is_ours(first)) and (log := write_log(error, root)):
         notes.append(f"traceback in {log}")
     return f"error: {text}" + (f" ({'; '.join(notes)})" if notes else "")
-
-
-def origin(error: BaseException) -> BaseException:
-    """Return the error that was the first cause of this one."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
 
 
 def frames(error: BaseException) -> list[FrameType]:

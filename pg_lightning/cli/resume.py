@@ -262,10 +262,7 @@ def already_ended(resumed: Resumed, agent: Any, stop: Any, trainer: pl.Trainer) 
         stop.setup(None, agent, "fit")
         stop.load_state_dict(state)
         if stop.solved:
-            value = stop.running_reward.average().item()
-            return (
-                f"solved (not confirmed): the running reward {value:.2f} exceeds {stop.threshold:g} (--stop.threshold)"
-            )
+            return f"{stop.verdict()} (--stop.threshold)"
     env_steps = int(checkpoint["state_dict"]["num_env_steps"])
     if stop.max_env_steps is not None and env_steps >= stop.max_env_steps:
         return f"{env_steps:,} env steps were taken (--stop.max_env_steps {stop.max_env_steps})"

@@ -16,8 +16,9 @@ from torch.utils.data import IterableDataset
 from pg_lightning.envs import Environment, as_environment
 from pg_lightning.episodes import Batch, Episodes
 from pg_lightning.policies.dropout import evaluating
-from pg_lightning.sampling.actors import Actor, make_actor
-from pg_lightning.sampling.sampler import EVALUATION_UPDATE, EpisodeSampler, check_quota
+from pg_lightning.sampling.actors import make_actor
+from pg_lightning.sampling.playing import MAX_STEPS, evaluation_envs, play_on
+from pg_lightning.sampling.sampler import EpisodeSampler, check_quota
 
 UPDATES_PER_EPOCH = 1000
 """What Lightning calls an epoch. Only a length makes its fetcher take one batch at a time instead of running ahead."""
@@ -88,16 +89,12 @@ class EvaluationDataset(IterableDataset[Episodes]):
 
     def __iter__(self) -> Iterator[Episodes]:
         """Yield all episodes."""
-        with evaluating(self.policy):
-            episodes = self._sampler.sample(self._actor(), EVALUATION_UPDATE)
+        episodes = play_on(self._sampler, self.policy, self.greedy)
         self.num_episodes += len(episodes)
         if self.max_steps is not None:
             cut = episodes.truncated & ~episodes.terminated & (episodes.lengths == self.max_steps)
             self.num_cut += int(cut.sum())
-        yield episodes  # Outside: whoever holds the iterator would hold the policy in eval mode, too.
-
-    def _actor(self) -> Actor:
-        return make_actor(self.policy, self._sampler.envs.single_action_space, self.greedy)
+        yield episodes
 
 
 class EpisodeDataModule(pl.LightningDataModule):
@@ -133,7 +130,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         backend: str = "auto",
         step_timeout: float | None = 300.0,
         eval_episodes: int = 100,
-        eval_max_steps: int | None = 10_000,
+        eval_max_steps: int | None = MAX_STEPS,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -188,21 +185,17 @@ class EpisodeDataModule(pl.LightningDataModule):
 
     def _make_envs(self, stage: str, num_envs: int) -> VectorEnv:
         """Make the environments of a stage; those of an evaluation have a time limit."""
-        env = self._checked_env()
-        limit = self._added_limit() if stage == "evaluate" else None
-        env = env if limit is None else env.with_time_limit(limit)
         recorded = self._recorded.get(stage)
+        limit = self.eval_max_steps if stage == "evaluate" else None
         try:
-            envs = env.make_vector(num_envs, recorded or self.backend)
+            envs = evaluation_envs(self._checked_env(), num_envs, recorded or self.backend, limit)
         except (ValueError, ImportError) as error:
-            if recorded is not None:
-                raise ValueError(
-                    f"this run was sampled on the backend {recorded}, which is not available here: {error}; "
-                    "the backend sync would go on, but with other episodes"
-                ) from error
-            if limit is None:
+            if recorded is None:
                 raise
-            envs = env.make_vector(num_envs, "sync")  # Not every vectorised implementation takes a time limit.
+            raise ValueError(
+                f"this run was sampled on the backend {recorded}, which is not available here: {error}; "
+                "the backend sync would go on, but with other episodes"
+            ) from error
         self._note(stage, envs.backend)  # type: ignore[attr-defined]
         return envs
 
@@ -248,7 +241,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         actor = make_actor(self._agent.policy, self._checked_env().action_space, greedy=True)
         sampler = self._sampler("evaluate", min(self.num_envs, self.eval_episodes), self.eval_episodes)
         try:
-            with evaluating(self._agent.policy):
+            with evaluating(self._agent.policy), torch.random.fork_rng(devices=[]):
                 sampler.probe(actor)
         except NotImplementedError:
             warnings.warn("the policy's distribution has no mode: sampled episodes only, no greedy ones", stacklevel=2)

@@ -1,4 +1,4 @@
-"""Plots. The only file that imports matplotlib."""
+"""Pictures of a run."""
 
 import csv
 from pathlib import Path
@@ -60,7 +60,8 @@ def title(summary: dict[str, Any]) -> str:
     >>> title({"env_id": "Maze-v0", "seed": 3, "episodes": 1200, "solved": None})
     'Maze-v0, seed 3: 1,200 episodes, no threshold'
     """
-    results = {True: "solved (not confirmed) after {} episodes", False: "not solved after {} episodes"}
+    solved = "solved and confirmed" if summary.get("confirmation") else "solved (not confirmed)"
+    results = {True: solved + " after {} episodes", False: "not solved after {} episodes"}
     result = results.get(summary["solved"], "{} episodes, no threshold").format(f"{summary['episodes']:,}")
     return f"{summary['env_id']}, seed {summary['seed']}: {result}"
 

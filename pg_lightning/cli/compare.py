@@ -1,0 +1,186 @@
+"""``compare``: configurations and variations of them, with many seeds each, in one table and a few figures."""
+
+import argparse
+import csv
+import io
+import itertools
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from tqdm import tqdm
+
+from pg_lightning.callbacks.files import write_whole
+from pg_lightning.cli.engines import ENGINES
+from pg_lightning.cli.jobs import Job, hash_of
+from pg_lightning.cli.runs import folder_name
+from pg_lightning.cli.tables import markdown
+from pg_lightning.plotting.comparison import plot_comparison
+
+DESCRIPTION = """\
+Train configurations with many seeds each, and compare them: a table (comparison.md, comparison.csv) and figures.
+
+  python train.py compare configs/article.yaml --vary model.policy.init_args.dropout=0,0.6 --seeds 20
+  python train.py compare configs/cartpole.yaml --vary model.baseline=NoBaseline,LeaveOneOut --seeds 1000:1010
+  python train.py compare configs/a.yaml configs/b.yaml --seeds 10 --stop.max_env_steps 100000
+
+What is finished is not run again, and what was killed goes on from its last checkpoint: type the same command again.
+CONFIG is a configuration file of fit; none means the defaults. Every further option is handed to fit.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Make the parser of the options of ``compare`` itself."""
+    made = argparse.ArgumentParser(
+        usage="train.py compare [CONFIG ...] [options] [options of fit]",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+    text = "an option of fit and its values: scalars joined by commas, or a YAML list; every combination is run"
+    made.add_argument("--vary", action="append", default=[], metavar="OPTION=VALUES", help=text)
+    made.add_argument(
+        "--seeds", default="10", help="their number, from 0 on, or a range such as 1000:1010 (default 10)"
+    )
+    made.add_argument("--out", type=Path, help="folder of the results (default comparisons/<name of the first config>)")
+    made.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one for each core)")
+    made.add_argument("--on", choices=ENGINES, default="here", help="this machine, or the Ray cluster at RAY_ADDRESS")
+    text = "episodes of each run's final evaluation, sampled and greedy (default 100)"
+    made.add_argument("--eval_episodes", type=int, default=100, help=text)
+    return made
+
+
+def main(arguments: list[str]) -> int:
+    """Run a comparison; return the exit code: 1 where a run failed."""
+    configs, options, fit = parse(arguments)
+    seeds, variants = seeds_of(options.seeds), variants_of(configs, options.vary)
+    if options.eval_episodes < 1 or options.workers < 1:
+        raise ValueError("--eval_episodes and --workers must be at least 1")
+    out = options.out or Path("comparisons", folder_name(Path((configs or ["defaults"])[0]).stem))
+    jobs = [
+        Job(name, (*words, *fit), seed, str(out / folder_name(name)), config_hash, options.eval_episodes)
+        for name, words in variants.items()
+        for config_hash in [hash_of([*words, *fit])]
+        for seed in seeds
+    ]
+    rows = {job: row for job in jobs if (row := job.finished_row()) is not None}
+    failed = list[dict[str, Any]]()
+    waiting = sorted((job for job in jobs if job not in rows), key=lambda job: job.seed)  # All variants grow alike.
+    named = {(job.name, job.seed): job for job in waiting}
+    with tqdm(total=len(jobs), initial=len(rows), desc="Runs", unit="run", mininterval=0) as bar:
+        for row in ENGINES[options.on](waiting, min(options.workers, max(1, len(waiting)))):
+            if "error" in row:
+                failed.append(row)
+            else:
+                rows[named[row["name"], row["seed"]]] = row
+                write_results(out, jobs, rows)
+            bar.set_postfix_str(f"{row['name']}, seed {row['seed']}")
+            bar.update()
+    for row in failed:
+        print(f"{row['name']}, seed {row['seed']}: {row['error']}", file=sys.stderr)
+    if rows:
+        print(write_results(out, jobs, rows, figures=True))
+        print(f"Results: {out}")
+    return int(bool(failed))
+
+
+def parse(arguments: list[str]) -> tuple[list[str], argparse.Namespace, list[str]]:
+    """Part the configurations, the options of ``compare``, and those of ``fit``.
+
+    Raises:
+        ValueError: a wrong option of ``compare``.
+    """
+    configs = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    try:
+        options, fit = parser().parse_known_args(arguments[len(configs) :])
+    except argparse.ArgumentError as error:
+        raise ValueError(f"compare: {error}") from None
+    return configs, options, fit
+
+
+def seeds_of(text: str) -> range:
+    """Read ``20`` as the seeds 0 to 19, ``1000:1010`` as 1000 to 1009.
+
+    >>> list(seeds_of("3")), list(seeds_of("7:9"))
+    ([0, 1, 2], [7, 8])
+    """
+    if not (found := re.fullmatch(r"(?:(\d+):)?(\d+)", text)):
+        raise ValueError(f"--seeds must be a number or a range such as 1000:1010, not {text!r}")
+    seeds = range(int(found[1] or 0), int(found[2]))
+    if not seeds:
+        raise ValueError(f"--seeds {text} names no seed")
+    return seeds
+
+
+def variants_of(configs: Sequence[str], vary: Sequence[str]) -> dict[str, list[str]]:
+    """Name every combination of a configuration and varied options, and return the words that ``fit`` takes for it.
+
+    >>> variants_of(["configs/a.yaml"], ["optimizer.init_args.lr=0.1,0.2"])["a, lr=0.2"]
+    ['--config', 'configs/a.yaml', '--optimizer.init_args.lr', '0.2']
+    """
+    choices = [[(Path(config).stem, ["--config", config]) for config in configs] or [("", [])]]
+    for varied in vary:
+        option, equals, text = varied.partition("=")
+        values = values_of(text) if equals else []
+        if not values:
+            raise ValueError(f"--vary needs an option and its values, such as model.gamma=0.9,0.99; not {varied!r}")
+        option = option.removeprefix("--")
+        short = option.rpartition(".")[2]
+        choices.append([(f"{short}={name_of(value)}", [f"--{option}", word_of(value)]) for value in values])
+    variants = dict[str, list[str]]()
+    for combination in itertools.product(*choices):
+        name = ", ".join(part for part, _ in combination if part) or "defaults"
+        if len(configs) == 1 and vary:  # One configuration needs no name in every row.
+            name = name.partition(", ")[2]
+        if name in variants:
+            raise ValueError(f"two configurations have the same name: {name}")
+        variants[name] = [word for _, words in combination for word in words]
+    return variants
+
+
+def values_of(text: str) -> list[Any]:
+    """Read a YAML list, or scalars joined by commas.
+
+    >>> values_of("0,0.6"), values_of("[[64], [64, 64]]"), values_of("[pg_lightning.NoBaseline]")
+    ([0, 0.6], [[64], [64, 64]], ['pg_lightning.NoBaseline'])
+    """
+    try:
+        return yaml.safe_load(text if text.startswith("[") else f"[{text}]")
+    except yaml.YAMLError:
+        raise ValueError(f"--vary cannot read the values {text!r}: give a YAML list") from None
+
+
+def name_of(value: Any) -> str:
+    """Name a value for a table: ``pg_lightning.NoBaseline`` -> ``NoBaseline``."""
+    if isinstance(value, dict) and "class_path" in value:
+        settings = ", ".join(f"{name}={name_of(one)}" for name, one in value.get("init_args", {}).items())
+        return name_of(value["class_path"]) + (f"({settings})" if settings else "")
+    if isinstance(value, str) and re.fullmatch(r"[\w.]+\.[A-Za-z_]\w*", value):
+        return value.rpartition(".")[2]
+    return word_of(value)
+
+
+def word_of(value: Any) -> str:
+    """Write a value as a word of a command line."""
+    return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n...")[0].strip()
+
+
+def write_results(out: Path, jobs: Sequence[Job], rows: dict[Job, dict[str, Any]], figures: bool = False) -> str:
+    """Write the table of all rows and of the configurations, and the figures; return the latter table."""
+    ordered = [rows[job] | {"folder": job.folder} for job in jobs if job in rows]
+    text, table = io.StringIO(), [{k: v for k, v in row.items() if k != "folder"} for row in ordered]
+    writer = csv.DictWriter(text, list(dict.fromkeys(name for row in table for name in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    write_whole(out / "comparison.csv", text.getvalue())
+    summary = markdown(ordered)
+    write_whole(out / "comparison.md", summary + "\n")
+    if figures:
+        for name, image in plot_comparison(ordered).items():
+            write_whole(out / name, image)
+    return summary

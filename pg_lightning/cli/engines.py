@@ -1,0 +1,75 @@
+"""Engines that run the jobs of a comparison: this machine's cores through joblib, or a Ray cluster."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pg_lightning.cli.jobs import Job, run_job
+
+_watched = set[int]()
+"""Processes that this one ends with."""
+
+Engine = Callable[[Sequence[Job], int], Iterator[dict[str, Any]]]
+
+
+def on_this_machine(jobs: Sequence[Job], workers: int) -> Iterator[dict[str, Any]]:
+    """Run jobs in processes of this machine, each many of them; yield the rows as they come.
+
+    Raises:
+        ImportError: joblib is not installed.
+    """
+    try:
+        from joblib import Parallel, delayed
+    except ImportError:
+        raise ImportError("compare needs joblib and scipy: pip install 'pg_lightning[compare]'") from None
+    parallel = Parallel(n_jobs=workers, backend="loky", batch_size=1, return_as="generator_unordered")
+    yield from parallel(delayed(run_in_worker)(job, os.getpid()) for job in jobs)
+
+
+def run_in_worker(job: Job, parent: int) -> dict[str, Any]:
+    """Run a job; end this process soon after the one that started it, which a kill may have ended without a word."""
+    if os.getpid() != parent and parent not in _watched:
+        _watched.add(parent)
+        threading.Thread(target=end_with, args=(parent,), daemon=True).start()
+    return run_job(job)
+
+
+def end_with(parent: int, interval: float = 0.5) -> None:
+    """Wait until another process is this one's parent, then end."""
+    while os.getppid() == parent:
+        time.sleep(interval)
+    os._exit(1)
+
+
+def on_ray(jobs: Sequence[Job], workers: int) -> Iterator[dict[str, Any]]:
+    """Run jobs as tasks of the Ray cluster at RAY_ADDRESS, one CPU each; yield the rows as they come.
+
+    The jobs' folders must be on a disk that all nodes share. A job whose node died runs again, and goes on from its
+    last checkpoint.
+
+    Args:
+        jobs: to run.
+        workers: not used: the cluster decides.
+
+    Raises:
+        ImportError: ray is not installed.
+        ValueError: RAY_ADDRESS is not set.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ImportError("--on ray needs ray: pip install 'pg_lightning[cluster]'") from None
+    if not (address := os.environ.get("RAY_ADDRESS")):
+        raise ValueError("--on ray needs the address of a cluster in RAY_ADDRESS, such as auto or 10.0.0.1:6379")
+    ray.init(address, log_to_driver=False, logging_level="warning")
+    task = ray.remote(num_cpus=1, max_retries=10)(run_job)
+    waiting = [task.remote(job) for job in jobs]
+    while waiting:
+        done, waiting = ray.wait(waiting)
+        yield from ray.get(done)
+
+
+ENGINES: dict[str, Engine] = {"here": on_this_machine, "ray": on_ray}
+"""Engines by the name that ``--on`` takes."""

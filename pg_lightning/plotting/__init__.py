@@ -1,0 +1,1 @@
+"""Plots. The only room that imports matplotlib."""
