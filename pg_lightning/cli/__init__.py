@@ -21,7 +21,7 @@ from pg_lightning.cli.parser import ROOT, ParserExit
 __all__ = ["CLI", "main", "run"]
 
 
-COMMANDS = {"compare": "pg_lightning.cli.compare"}
+COMMANDS = {"compare": "pg_lightning.cli.compare", "tune": "pg_lightning.cli.tune"}
 """Commands beside those of Lightning's command line, and the modules with their ``main``."""
 
 

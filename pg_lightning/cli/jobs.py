@@ -70,16 +70,27 @@ class Parsed(CLI):
         """Do nothing."""
 
 
+def parsed_config(arguments: list[str]) -> dict[str, Any]:
+    """Return the configuration that options of ``fit`` lead to, with all defaults, but for the seed and the place.
+
+    Raises:
+        ValueError: a wrong option.
+    """
+    cli = Parsed(["fit", *arguments])
+    config = yaml.safe_load(cli._parser("fit").dump(cli.config["fit"], skip_none=False))
+    del config["seed_everything"], config["trainer"]["default_root_dir"]
+    if isinstance(logger := config["trainer"].get("logger"), dict):
+        logger["init_args"].pop("save_dir", None)
+    return config
+
+
 def hash_of(arguments: list[str]) -> str:
-    """Return a hash of the configuration that options of ``fit`` lead to, but for the seed and the place.
+    """Return a hash of the configuration that options of ``fit`` lead to.
 
     Raises:
         ValueError: a wrong option, before anything is run.
     """
-    cli = Parsed(["fit", *arguments, "--trainer.logger", "false"])
-    config = yaml.safe_load(cli._parser("fit").dump(cli.config["fit"], skip_none=False))
-    del config["seed_everything"], config["trainer"]["default_root_dir"]
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(parsed_config(arguments), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_job(job: Job) -> dict[str, Any]:
