@@ -156,6 +156,7 @@ class Agent(pl.LightningModule):
         self.count(self.batch, self.outcome)
         measured = sum_over_processes(self, measure_step(self.policy, self.batch.spaced(STEP_TIMESTEPS)))
         self.metrics["kl"], self.metrics["entropy"] = (measured / self.trainer.world_size).tolist()
+        self.metrics["lr"] = optimizer.param_groups[0]["lr"]
         fitted = [module for module in self.modules() if isinstance(module, Fitted)]
         for module in sorted(fitted, key=lambda module: module.order):
             self.metrics |= module.fit(self.batch.whole)

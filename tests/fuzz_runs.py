@@ -125,7 +125,7 @@ def hurry() -> None:
     """Leave out what takes two thirds of a short run: the parsers of the other commands, and the picture."""
     kept = {"fit": CLI.subcommands()["fit"]}
     CLI.subcommands = staticmethod(lambda: kept)
-    pg_lightning.plotting.run.plot_learning_curve = lambda *_: False
+    pg_lightning.plotting.run.plot_learning_curve = lambda *_: None
 
 
 def members(session: int) -> list[int]:

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback, Timer
 
 from pg_lightning.callbacks.files import RunCSVLogger, Table, write_whole
 from pg_lightning.callbacks.interrupt import GracefulInterrupt
+from pg_lightning.callbacks.pictures import draw, log_pictures
 from pg_lightning.callbacks.stop import StopAtRewardThreshold
 from pg_lightning.episodes import Episodes
 
@@ -19,12 +20,17 @@ LIMITS = ("solved", "max_env_steps", "max_steps", "max_epochs")
 """Reasons for which a run has ended: resumed with the same options, it does not go on."""
 
 
+DRAW_EVERY = 60.0
+"""Seconds between two drawings while training goes on; each takes about one."""
+
+
 class RunRecorder(Callback):
     """Writes ``config.yaml``, ``episodes.csv``, ``times.csv``, ``summary.json`` and pictures into the run's folder.
 
     The folder is the Trainer's ``default_root_dir``. The files change only when a checkpoint is saved, just before it
     moves to its place (``RunCheckpoint`` calls :meth:`flush`), so that all of them belong to the same update; in a run
-    without checkpoints, after its first update, every few seconds and at the end. The picture is drawn at the end.
+    without checkpoints, after its first update, every few seconds and at the end. The pictures are drawn then, once a
+    minute at most, and at the end.
 
     Args:
         config: text of ``config.yaml``; by default there is no such file.
@@ -46,7 +52,7 @@ class RunRecorder(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find out what there is to continue; nothing is written yet."""
-        self._started, self._due_at = time.perf_counter(), 0.0
+        self._started, self._due_at, self._drawn_at = time.perf_counter(), 0.0, time.monotonic()
         self.folder = Path(trainer.default_root_dir)
         columns = ["episode", "update", "return", "length", "truncated"]
         self.episodes = Table(self.folder / "episodes.csv", columns)
@@ -94,11 +100,14 @@ class RunRecorder(Callback):
         self.summary = summarize(trainer, self.train_seconds())
         write_whole(self.folder / "summary.json", json.dumps(self.summary, indent=2) + "\n")
         self.begun = True
+        if time.monotonic() >= self._drawn_at + DRAW_EVERY:
+            draw(self.folder)
+            self._drawn_at = time.monotonic()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the learning curve."""
+        """Draw the pictures, and hand them to the loggers."""
         if trainer.is_global_zero and self.begun:
-            draw(self.folder)
+            log_pictures(trainer, draw(self.folder))
 
     def train_seconds(self) -> float:
         """Return the seconds of training, of all processes that resumed the run one after the other."""
@@ -123,16 +132,6 @@ def log_if_due(trainer: pl.Trainer) -> None:
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
     if every and (trainer.global_step % every == 0 or end_reason(trainer) is not None):
         agent.log_update()
-
-
-def draw(folder: Path) -> None:
-    """Draw the learning curve of a run into its folder."""
-    from pg_lightning.plotting.run import plot_learning_curve  # Here, so that nothing else waits for matplotlib.
-
-    summary = json.loads((folder / "summary.json").read_text())
-    image = io.BytesIO()
-    if plot_learning_curve(folder / "episodes.csv", image, summary):
-        write_whole(folder / "learning_curve.png", image.getvalue())
 
 
 def end_reason(trainer: pl.Trainer) -> str | None:

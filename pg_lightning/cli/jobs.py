@@ -1,7 +1,6 @@
 """Runs of a comparison: one seed of one configuration each, in a folder of its own, not run again once finished."""
 
 import contextlib
-import csv
 import hashlib
 import json
 import time
@@ -17,6 +16,7 @@ from pg_lightning.cli import run
 from pg_lightning.cli.lightning import CLI
 from pg_lightning.cli.runs import newest_run
 from pg_lightning.evaluation import evaluate
+from pg_lightning.plotting.common import read_columns
 from pg_lightning.sampling.playing import play
 
 CURVE_POINTS = 100
@@ -182,14 +182,3 @@ def area(columns: dict[str, list[float]]) -> float:
     if len(steps) < 2:
         return float(means[0])
     return float(np.trapezoid(means, steps) / (steps[-1] - steps[0]))
-
-
-def read_columns(path: Path) -> dict[str, np.ndarray]:
-    """Read a CSV file of numbers; ``True`` is 1."""
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    truth = {"True": 1.0, "False": 0.0}
-    return {
-        name: np.array([truth.get(row[name]) or float(truth.get(row[name], row[name])) for row in rows])
-        for name in rows[0]
-    }

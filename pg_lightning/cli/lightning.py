@@ -12,7 +12,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from pg_lightning.callbacks import GracefulInterrupt, UpdateProgressBar
 from pg_lightning.callbacks.checkpoint import OptimizerOptions
-from pg_lightning.callbacks.recorder import PredictionWriter, RunRecorder, draw
+from pg_lightning.callbacks.pictures import draw
+from pg_lightning.callbacks.recorder import PredictionWriter, RunRecorder
 from pg_lightning.callbacks.report import EvaluationReport
 from pg_lightning.callbacks.video import record
 from pg_lightning.cli.parser import FIT, ROOT, TRAINER_DEFAULTS, Parser, add_arguments, check_config, implied

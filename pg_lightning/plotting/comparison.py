@@ -1,7 +1,5 @@
 """Figures of a comparison: learning curves with bands, and the final return of every run."""
 
-import csv
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +10,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from pg_lightning.plotting.common import COLOURS, png, read_columns
 from pg_lightning.statistics import interquartile_mean, mean_band
-
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999933"]
-"""Of Okabe & Ito, which colour-blind readers tell apart."""
 
 GRID = 200
 """Points of an averaged curve."""
@@ -50,7 +46,7 @@ def learning_curves(env_id: str, rows: Sequence[dict[str, Any]]) -> bytes:
         panels, [("env_steps", "env steps taken"), ("seconds", "seconds of training")], strict=True
     ):
         for index, name in enumerate(names):
-            curves = [read_curve(row) for row in rows if row["name"] == name]
+            curves = [read_columns(curve_of(row)) for row in rows if row["name"] == name]
             draw_band(axes, curves, column, f"{name} ({len(curves)} seeds)", COLOURS[index % len(COLOURS)])
         draw_threshold(axes, rows)
         axes.set_xlabel(label)
@@ -104,15 +100,6 @@ def draw_threshold(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
         axes.axhline(threshold, color="grey", linestyle="--", label="reward threshold")
 
 
-def read_curve(row: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Read the learning curve of a finished run: columns by name."""
-    with Path(row["folder"], f"seed_{row['seed']}.csv").open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    return {name: np.array([float(line[name]) for line in lines]) for name in lines[0]}
-
-
-def png(figure: Figure) -> bytes:
-    """Render a figure."""
-    image = io.BytesIO()
-    figure.savefig(image, dpi=110, format="png")
-    return image.getvalue()
+def curve_of(row: dict[str, Any]) -> Path:
+    """Return the file of a finished run's learning curve."""
+    return Path(row["folder"], f"seed_{row['seed']}.csv")

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pg_lightning.plotting.comparison import COLOURS
+from pg_lightning.plotting.common import COLOURS
 
 
 def plot_study(study: Any, image: IO[bytes]) -> None:
