@@ -60,8 +60,9 @@ def test_a_policy_of_ones_own_takes_at_most_12_lines():
     assert len([line for line in FILES["my_policy.py"].splitlines()[1:] if line.strip()]) <= 12
 
 
-def test_the_commands_of_the_readme(folder, capsys):
+def test_the_commands_of_the_readme(folder, capsys, monkeypatch):
     """Each runs one update, in their order, so that there is a run to go on with; two processes are only parsed."""
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
     quiet = ["--trainer.enable_progress_bar", "false"]
     assert len(TRAIN) > 10
     for update, command in enumerate(TRAIN, start=1):
@@ -75,8 +76,13 @@ def test_the_commands_of_the_readme(folder, capsys):
             last = update if "--ckpt_path" in arguments else 1
             main([*arguments, *quiet, "--trainer.max_steps", str(last)])
             assert "Ended: max_steps. Run folder: runs/" in capsys.readouterr().out, command
+        elif arguments[0] in ("compare", "tune"):
+            small = ["--seeds", "1", "--eval_episodes", "2", "--workers", "1", "--trainer.max_steps", "1"]
+            with pytest.raises(SystemExit) as ended:
+                main([*arguments, *small, *["--trials", "1"] * (arguments[0] == "tune")])
+            assert ended.value.code == 0, command
         else:
-            main([*arguments, *quiet, "--data.eval_episodes", "2"])
+            main([*arguments, *quiet, *["--data.eval_episodes", "2"], *["--episodes", "1"] * (arguments[0] == "watch")])
             assert "95 % interval" in capsys.readouterr().out, command
 
 
@@ -89,7 +95,7 @@ def test_every_option_that_the_readme_names_exists(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     known = options_of(capsys.readouterr().out)
-    inside = {"--model.baseline.lr", "--optimizer.lr"}  # Options of a class that is chosen.
+    inside = {"--model.baseline.lr", "--optimizer.lr", "--trainer.callbacks.every_n_updates"}  # Options of a class that is chosen.
     text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
     named = {option for option in options_of(text) if "." in option} - inside
     assert len(named) > 20
