@@ -2,6 +2,7 @@
 
 import ast
 import json
+import logging
 
 import numpy as np
 import pytest
@@ -45,6 +46,7 @@ def test_its_code_runs(tmp_path, monkeypatch, capsys):
     pytest.importorskip("pygame")
     pyplot.switch_backend("agg")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(logging.getLogger("pytorch_lightning"), "level", logging.INFO)  # Restored afterwards.
     names = {"__name__": "__main__"}
     lines = {}
     with pyplot.rc_context():
@@ -61,11 +63,12 @@ def test_its_code_runs(tmp_path, monkeypatch, capsys):
     assert np.ptp(names["frames"][0]) > 0 and not np.array_equal(names["frames"][0], names["frames"][-1])
     assert list(tmp_path.iterdir()) == []
 
-    variances, rows = {}, names["variances"]
+    rows, series = names["variances"], {}
     assert rows.keys() == {"NoBaseline", "LeaveOneOut", "Critic"}
     for name, updates in rows.items():
         assert len(updates) == 20
         assert [row["episode_return"] for row in updates] == [row["episode_return"] for row in rows["NoBaseline"]]
-        variances[name] = np.mean([row["grad_variance"] for row in updates[-5:]])
-    assert 3 * variances["LeaveOneOut"] < variances["NoBaseline"]
-    assert 1.5 * variances["Critic"] < variances["NoBaseline"]
+        series[name] = np.array([row["grad_variance"] for row in updates])
+    assert 1.5 * series["LeaveOneOut"].mean() < series["NoBaseline"].mean()
+    assert series["Critic"][0] == pytest.approx(series["NoBaseline"][0], rel=0.05)  # It has learnt nothing yet.
+    assert 3 * series["Critic"][-5:].mean() < series["NoBaseline"][-5:].mean()
