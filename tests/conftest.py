@@ -1,5 +1,6 @@
 import os
 
+import pytest
 import torch
 from hypothesis import settings
 
@@ -14,3 +15,10 @@ def pytest_configure(config):
     config.addinivalue_line("filterwarnings", r"ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning")
     # LightningCLI of 2.6 calls what newer versions of jsonargparse deprecate; Python shows it to developers only.
     config.addinivalue_line("filterwarnings", "ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+
+
+@pytest.fixture(autouse=True)
+def _global_state():
+    """Each test leaves torch as it found it, or the next ones would fail in its place."""
+    yield
+    assert torch.distributions.Distribution._validate_args is True and torch.is_grad_enabled()

@@ -95,7 +95,11 @@ def test_every_option_that_the_readme_names_exists(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--help"])
     known = options_of(capsys.readouterr().out)
-    inside = {"--model.baseline.lr", "--optimizer.lr", "--trainer.callbacks.every_n_updates"}  # Options of a class that is chosen.
+    inside = {
+        "--model.baseline.lr",
+        "--optimizer.lr",
+        "--trainer.callbacks.every_n_updates",
+    }  # Options of a class that is chosen.
     text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
     named = {option for option in options_of(text) if "." in option} - inside
     assert len(named) > 20

@@ -67,7 +67,9 @@ def swept(env_id, capfd):
     main(["test", "--ckpt_path", "last", *options, "--data.eval_episodes", "2"])
     out, err = capfd.readouterr()
     said = re.sub("WARNING: compiler attribute 'settotalmass'.*", "", out + err)  # MuJoCo on Gymnasium's HalfCheetah.
-    assert "greedy_return_mean" in out and not re.search("warn|deprecat|error", said, re.IGNORECASE), said
+    assert re.search(r"^greedy +2 ", out, re.MULTILINE) and not re.search("warn|deprecat|error", said, re.IGNORECASE), (
+        said
+    )
     agent = Reinforce.load_from_checkpoint(f"runs/{env_id}/version_0/checkpoints/last.ckpt")
     checked = Environment(env_id, max_episode_steps=200, wrappers=[Checking])
     for greedy in (True, False):

@@ -120,7 +120,7 @@ def seeds_of(text: str) -> range:
 def variants_of(configs: Sequence[str], vary: Sequence[str]) -> dict[str, list[str]]:
     """Name every combination of a configuration and varied options, and return the words that ``fit`` takes for it.
 
-    >>> variants_of(["configs/a.yaml"], ["optimizer.init_args.lr=0.1,0.2"])["a, lr=0.2"]
+    >>> variants_of(["configs/a.yaml"], ["optimizer.init_args.lr=0.1,0.2"])["lr=0.2"]
     ['--config', 'configs/a.yaml', '--optimizer.init_args.lr', '0.2']
     """
     choices = [[(Path(config).stem, ["--config", config]) for config in configs] or [("", [])]]
