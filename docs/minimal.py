@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical
 
-GAMMA, EPISODES_PER_UPDATE, UPDATES, LEARNING_RATE = 0.99, 16, 40, 0.02
+GAMMA, EPISODES_PER_UPDATE, UPDATES, LEARNING_RATE = 0.99, 16, 30, 0.01
 
 
 def make_network():
