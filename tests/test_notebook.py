@@ -57,7 +57,7 @@ def test_its_code_runs(tmp_path, monkeypatch, capsys):
             if name == "film":
                 film = value._repr_html_()
 
-    assert "Solved (not confirmed)" in capsys.readouterr().out
+    assert "Solved and confirmed after" in capsys.readouterr().out
     assert film.count("data:image/png") == len(names["frames"][::5]) > 20
     assert lines == dict.fromkeys(CODE, 0) | {"plot": 2, "variance-plot": 3}
     assert np.ptp(names["frames"][0]) > 0 and not np.array_equal(names["frames"][0], names["frames"][-1])
