@@ -1,18 +1,17 @@
 """Agent: a policy as a LightningModule, with everything around an algorithm that is not the algorithm."""
 
-import inspect
 import math
 from pathlib import Path
 from typing import Any, Self
 
-import gymnasium as gym
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pg_lightning import checks
-from pg_lightning.checkpoint_file import FORMAT, FORMAT_KEY, check_environment, read_checkpoint
+from pg_lightning.checkpoint_file import FORMAT, FORMAT_KEY, check_arguments, check_environment, read_checkpoint
 from pg_lightning.diagnostics import STEP_TIMESTEPS, explained_variance, measure_step, relative_lag
 from pg_lightning.directions import Direction
 from pg_lightning.envs import Environment, as_environment
@@ -27,7 +26,7 @@ from pg_lightning.policies.dropout import evaluating, with_consistent_dropout
 from pg_lightning.sampling.actors import make_actor
 from pg_lightning.sampling.reading import read_one
 from pg_lightning.schedules import Schedule, value_of
-from pg_lightning.tree import tree_map
+from pg_lightning.tree import Tree, tree_map
 
 
 class Agent(pl.LightningModule):
@@ -62,7 +61,7 @@ class Agent(pl.LightningModule):
         self.save_hyperparameters({"env": self.env.spec()})
         make_policy = self.part("policy", policy, nn.Module, instance=False)
         spaces = self.env.observation_space, self.env.action_space
-        self.policy = with_consistent_dropout(_made(make_policy, spaces))
+        self.policy = with_consistent_dropout(checks.made_policy(make_policy, spaces))
         self.direction = self.part("direction", direction, Direction)
         self.make_optimizer = self.part("optimizer", optimizer, torch.optim.Optimizer, instance=False)
         schedulers = torch.optim.lr_scheduler.LRScheduler
@@ -86,6 +85,14 @@ class Agent(pl.LightningModule):
     def learning_parameters(self) -> list[nn.Parameter]:
         """List the policy's parameters that are not frozen."""
         return [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
+
+    def forward(self, observations: Tree, *action_masks: Tensor) -> Distribution:
+        """Return the distribution over raw actions, given raw observations, a tree of ``[T, ...]``, and masks."""
+        return self.policy(observations, *action_masks)
+
+    def to_onnx(self, *args: Any, **kwargs: Any) -> Any:
+        """Raise: a distribution is no tensor, which ONNX needs."""
+        raise NotImplementedError("write an ONNX file with pg_lightning.export.export(agent, path)")
 
     # Checks
 
@@ -277,23 +284,10 @@ class Agent(pl.LightningModule):
         """
         checkpoint = read_checkpoint(checkpoint_path)
         hyper_parameters = checkpoint["hyper_parameters"] | arguments
-        taken = inspect.signature(cls.__init__).parameters
-        if unknown := [repr(name) for name in hyper_parameters if name not in taken]:
-            raise ValueError(
-                f"checkpoint {checkpoint_path} has hyper-parameters that {cls.__name__} does not take: "
-                f"{', '.join(unknown)}; it takes policy=..., env=... and the like"
-            )
+        check_arguments(cls, hyper_parameters, checkpoint_path)
         if "env" not in arguments:
             check_environment(hyper_parameters.get("env"))
         agent = cls(**hyper_parameters)
         agent.on_load_checkpoint(checkpoint)
         agent.load_state_dict(checkpoint["state_dict"])
         return agent
-
-
-def _made(make_policy: Any, spaces: tuple[gym.Space, gym.Space]) -> nn.Module:
-    """Make the policy; refuse what is none."""
-    policy = make_policy(*spaces)
-    if not isinstance(policy, nn.Module):
-        raise ValueError(f"policy must make an nn.Module, not {type(policy).__name__}")
-    return policy

@@ -1,5 +1,6 @@
 """Checkpoint files, read as data: nothing that they carry is run."""
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,3 +59,13 @@ def check_environment(spec: Any) -> None:
             # Where the module has no such attribute, looking it up would import a submodule.
             known = hasattr(sys.modules.get(module), attribute)
             check_trusted(module if known else path, f"the wrapper {path}", "env")
+
+
+def check_arguments(kind: type, arguments: dict[str, Any], path: str | Path) -> None:
+    """Refuse, with a ValueError, hyper-parameters of a checkpoint that a class does not take."""
+    taken = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
+    if unknown := [repr(name) for name in arguments if name not in taken]:
+        raise ValueError(
+            f"checkpoint {path} has hyper-parameters that {kind.__name__} does not take: "
+            f"{', '.join(unknown)}; it takes policy=..., env=... and the like"
+        )

@@ -4,6 +4,7 @@ import math
 import warnings
 from typing import Any
 
+import gymnasium as gym
 import torch
 from torch import nn
 
@@ -83,3 +84,11 @@ def checked_norm(policy: nn.Module, update: int) -> float:
         bad = next((name for name, gradient in named if not torch.isfinite(gradient).all()), "the policy")
         raise ValueError(f"update {update}: the gradient of {bad} is not finite; weights unchanged")
     return norm
+
+
+def made_policy(make_policy: Any, spaces: tuple[gym.Space, gym.Space]) -> nn.Module:
+    """Make the policy; refuse, with a ValueError, what is none."""
+    policy = make_policy(*spaces)
+    if not isinstance(policy, nn.Module):
+        raise ValueError(f"policy must make an nn.Module, not {type(policy).__name__}")
+    return policy

@@ -31,6 +31,7 @@ LEVELS = [
     {"reinforce"},
     {"plotting"},
     {"callbacks"},
+    {"export"},
     {"cli"},
     {"__main__"},
 ]

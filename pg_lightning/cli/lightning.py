@@ -33,7 +33,7 @@ from pg_lightning.sampling.dataset import EpisodeDataModule
 
 
 class CLI(LightningCLI):
-    """``fit``, ``validate``, ``test`` and ``predict`` of a Reinforce agent on an EpisodeDataModule.
+    """``fit``, ``validate``, ``test``, ``predict``, ``watch`` and ``export`` of a Reinforce agent.
 
     Attributes:
         run: folder that this process writes, ``None`` where it writes none.
@@ -71,7 +71,7 @@ class CLI(LightningCLI):
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
         """List the commands; ``weights_only`` is left out: a checkpoint is always read as data."""
-        commands = LightningCLI.subcommands() | {"watch": {"model", "datamodule"}}
+        commands = LightningCLI.subcommands() | {key: {"model", "datamodule"} for key in ("watch", "export")}
         return {name: skipped | {"weights_only", "verbose"} for name, skipped in commands.items()}
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
@@ -189,7 +189,7 @@ class CLI(LightningCLI):
         if self.resumed is not None:
             check_fits(self.model, self.resumed, self.subcommand == "fit")
 
-    before_fit = before_validate = before_test = before_predict = before_watch = _before_any
+    before_fit = before_validate = before_test = before_predict = before_watch = before_export = _before_any
 
     def after_test(self) -> None:
         """Record a video, where one is asked for."""

@@ -37,6 +37,11 @@ class Categorical(torch.distributions.Categorical):
         """Normalised log-probabilities ``[..., actions]``."""
         return self._param - self._param.logsumexp(-1, keepdim=True)
 
+    @property
+    def mode(self) -> Tensor:
+        """Most probable actions ``[...]``: by the logits, of which rounded probabilities may make equals."""
+        return self._param.argmax(-1)
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> "Categorical":
         """Return the distribution with its batch dimensions expanded."""
         return Categorical(self._param.expand(*batch_shape, self._num_events), self._validate_args)

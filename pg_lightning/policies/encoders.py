@@ -64,7 +64,7 @@ class FlattenEncoder(Encoder):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Map ``[T, *obs]`` to ``[T, F]``."""
-        return observations.reshape(len(observations), self.num_features).to(self._dtype.dtype)
+        return observations.reshape(observations.shape[0], self.num_features).to(self._dtype.dtype)
 
 
 class OneHotEncoder(Encoder):
@@ -87,8 +87,9 @@ class OneHotEncoder(Encoder):
 
     def forward(self, observations: Tensor) -> Tensor:
         """Map ``[T]`` or ``[T, *parts]`` to ``[T, F]``."""
-        columns = observations.reshape(len(observations), -1).long() + self.first  # [T, parts]
-        features = torch.zeros(len(observations), self.num_features, dtype=self._dtype.dtype, device=columns.device)
+        count = observations.shape[0]  # Unlike len, it stays a variable where the policy is exported.
+        columns = observations.reshape(count, -1).long() + self.first  # [T, parts]
+        features = torch.zeros(count, self.num_features, dtype=self._dtype.dtype, device=columns.device)
         return features.scatter_(1, columns, 1.0)
 
 

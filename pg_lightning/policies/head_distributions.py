@@ -28,6 +28,16 @@ class Bernoulli(torch.distributions.Bernoulli):
         return (self.logits > 0).to(self.logits.dtype)
 
 
+class Beta(torch.distributions.Beta):
+    """Beta distribution whose mode is its peak, for parameters that both exceed 1; torch's cannot be exported."""
+
+    @property
+    def mode(self) -> Tensor:
+        """Peak of the density."""
+        alpha, beta = self.concentration1, self.concentration0
+        return (alpha - 1) / (alpha + beta - 2)
+
+
 class DiagonalGaussian(Distribution):
     r"""Gaussian over actions of any shape, with independent components.
 

@@ -1,5 +1,6 @@
 """Running normalisation of observations."""
 
+import math
 from typing import TYPE_CHECKING
 
 import gymnasium as gym
@@ -57,6 +58,10 @@ class NormalizeObservations(Encoder, Fitted):
     def forward(self, observations: Tree) -> Tensor:
         """Map raw observations, a tree of ``[T, ...]``, to features ``[T, F]``."""
         features = self.inner(observations)
+        if torch.compiler.is_compiling():  # Without a branch on what the buffers hold.
+            clip = torch.where(self.count > 0, self.clip, math.inf).to(features)
+            scaled = ((features - self.shift) * self.factor).clamp(-clip, clip)
+            return torch.where(self.numbers, scaled, features)
         if not self.count:
             return features
         scaled = ((features - self.shift) * self.factor).clamp(-self.clip, self.clip)

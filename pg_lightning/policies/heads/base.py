@@ -103,7 +103,7 @@ def to_env(space: gym.Space, actions: Tree) -> Tree:
 
     Args:
         space: of the actions.
-        actions: a tree of arrays ``[N, ...]``.
+        actions: a tree of arrays, or of tensors where a policy is exported, ``[N, ...]``.
 
     Returns:
         Indices shifted by the space's start; numbers clipped to its bounds, and rounded for an integer Box; each in the
@@ -122,8 +122,8 @@ def to_env(space: gym.Space, actions: Tree) -> Tree:
     if isinstance(space, gym.spaces.Box):
         return clip_to_box(actions, *box_limits(space), space.dtype)
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
-        return (actions + space.start if np.any(space.start) else np.asarray(actions)).astype(space.dtype, copy=False)
-    return np.asarray(actions).astype(space.dtype, copy=False)
+        actions = actions + like(space.start, actions) if np.any(space.start) else actions
+    return cast(actions, space.dtype)
 
 
 def box_limits(space: gym.spaces.Box) -> tuple[np.ndarray, np.ndarray]:
@@ -139,8 +139,23 @@ def box_limits(space: gym.spaces.Box) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def clip_to_box(actions: np.ndarray, low: np.ndarray, high: np.ndarray, dtype: np.dtype) -> np.ndarray:
+def clip_to_box(actions: Any, low: np.ndarray, high: np.ndarray, dtype: np.dtype) -> Any:
     """Round actions ``[N, *act]`` for an integer dtype, clip them, and cast them."""
+    if isinstance(actions, Tensor):
+        actions = actions.round() if dtype.kind in "iu" else actions
+        return cast(actions.maximum(like(low, actions)).minimum(like(high, actions)), dtype)
     if dtype.kind in "iu":
         actions = np.rint(actions)
     return np.minimum(np.maximum(actions, low), high).astype(dtype)
+
+
+def like(values: Any, other: Any) -> Any:
+    """Turn NumPy's numbers into a tensor on the device of another one; beside an array they stay as they are."""
+    return torch.as_tensor(values, device=other.device) if isinstance(other, Tensor) else values
+
+
+def cast(actions: Any, dtype: Any) -> Any:
+    """Turn an array or a tensor into a dtype of NumPy's."""
+    if isinstance(actions, Tensor):
+        return actions.to(getattr(torch, np.dtype(dtype).name))
+    return np.asarray(actions).astype(dtype, copy=False)

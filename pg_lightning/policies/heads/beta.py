@@ -5,9 +5,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 from torch import Tensor
-from torch.distributions import Beta, Distribution, Independent
+from torch.distributions import Distribution, Independent
 from torch.nn.functional import softplus
 
+from pg_lightning.policies.head_distributions import Beta
 from pg_lightning.policies.heads.gaussian import BoxHead
 
 EDGE = 1e-6
@@ -60,6 +61,6 @@ class BetaHead(BoxHead):
         alpha, beta = self._parameters_of(outputs)
         return self.shaped(((alpha - 1) / (alpha + beta - 2)).clip(EDGE, 1 - EDGE))
 
-    def units(self, actions: np.ndarray) -> np.ndarray:
+    def units(self, actions: Any) -> Any:
         """Map (0, 1) to (-1, 1)."""
         return 2 * actions - 1

@@ -10,7 +10,7 @@ from torch.distributions import Distribution, Independent
 
 from pg_lightning.policies.distributions import Categorical
 from pg_lightning.policies.head_distributions import Bernoulli
-from pg_lightning.policies.heads.base import Head, mask_logits
+from pg_lightning.policies.heads.base import Head, cast, mask_logits
 
 TINY = np.finfo(np.float32).tiny
 
@@ -32,10 +32,10 @@ class CategoricalHead(Head):
         super().__init__(space)
         self.num_outputs, self.start = int(space.n), int(space.start)
 
-    def to_env(self, actions: np.ndarray) -> np.ndarray:
+    def to_env(self, actions: Any) -> Any:
         """Shift indices by the start, in the space's dtype: the same as in general, without its cost per step."""
         shifted = actions + self.start if self.start else actions
-        return shifted if shifted.dtype == self.space.dtype else shifted.astype(self.space.dtype)
+        return shifted if shifted.dtype == self.space.dtype else cast(shifted, self.space.dtype)
 
     def distribution(self, outputs: Tensor) -> Distribution:
         """Return a Categorical over indices ``[T]``, given logits ``[T, actions]``."""
@@ -88,7 +88,7 @@ class MultiCategoricalHead(Head):
     def distribution(self, outputs: Tensor) -> Distribution:
         """Return independent Categoricals over indices ``[T, *parts]``, given all logits side by side ``[T, O]``."""
         if not self.is_full:
-            padded = outputs.new_full((len(outputs), self.num_parts * self.most), torch.finfo(outputs.dtype).min)
+            padded = outputs.new_full((outputs.shape[0], self.num_parts * self.most), torch.finfo(outputs.dtype).min)
             outputs = padded.index_copy(1, self.columns, outputs)
         logits = outputs.reshape(-1, *self.shape, self.most)
         return Independent(Categorical(logits), len(self.shape), validate_args=False)

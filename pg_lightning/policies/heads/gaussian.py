@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pg_lightning.policies.head_distributions import DiagonalGaussian, SquashedGaussian
-from pg_lightning.policies.heads.base import Head, box_limits, clip_to_box
+from pg_lightning.policies.heads.base import Head, box_limits, clip_to_box, like
 
 MIN_LOG_STD, MAX_LOG_STD = -5.0, 2.0
 """Limits of a log-std, where it is predicted or set: smaller noise explores nothing, and its scores are huge."""
@@ -49,20 +49,22 @@ class BoxHead(Head):
         self.offset, self.scale = low / 2 + high / 2, high / 2 - low / 2 + margin * bounded
         self.is_unit = bool((self.offset == 0).all() and (self.scale == 1).all())
 
-    def units(self, actions: np.ndarray) -> np.ndarray:
+    def units(self, actions: Any) -> Any:
         """Turn raw actions into the units in which -1 and 1 are the bounds."""
         return actions
 
-    def to_env(self, actions: Any) -> np.ndarray:
+    def to_env(self, actions: Any) -> Any:
         """Scale raw actions ``[N, *act]`` to the bounds, round them for an integer Box, clip and cast them."""
         actions = self.units(actions)
+        if isinstance(actions, Tensor):
+            actions = actions.double()  # As NumPy's become by the scale.
         if not self.is_unit:
-            actions = actions * self.scale + self.offset
+            actions = actions * like(self.scale, actions) + like(self.offset, actions)
         return clip_to_box(actions, self.low, self.high, self.space.dtype)  # type: ignore[arg-type]
 
     def shaped(self, values: Any) -> Any:
         """Give values ``[T, A]`` the shape of actions ``[T, *act]``."""
-        return values if len(self.shape) == 1 else values.reshape(len(values), *self.shape)
+        return values if len(self.shape) == 1 else values.reshape(values.shape[0], *self.shape)
 
 
 class GaussianHead(BoxHead):
@@ -164,6 +166,6 @@ class SquashedGaussianHead(GaussianHead):
         """Return a squashed Gaussian over raw actions ``[T, *act]``, given means before the tanh ``[T, A]``."""
         return SquashedGaussian(outputs, self.log_std, self.shape)
 
-    def units(self, actions: np.ndarray) -> np.ndarray:
+    def units(self, actions: Any) -> Any:
         """Squash raw actions into (-1, 1)."""
-        return np.tanh(actions)
+        return actions.tanh() if isinstance(actions, Tensor) else np.tanh(actions)
