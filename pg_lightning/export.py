@@ -104,7 +104,7 @@ def export(agent: Any, path: str | Path, format: Format = "onnx", metadata: dict
     observations, masks = _examples(agent, actor.takes_masks)
     inputs = _flat("observation", observations) | masks
     module = _Deployed(policy, actor.to_env, observations).eval()
-    with plain_layers(), torch.no_grad():
+    with _traceable():
         try:
             outputs = module(*inputs.values())
         except NotImplementedError:
@@ -114,7 +114,7 @@ def export(agent: Any, path: str | Path, format: Format = "onnx", metadata: dict
     ways = {way: "\n".join(map(str, own)) for way, own in zip(("inputs", "outputs"), ports, strict=True)}
     facts = {name: str(value) for name, value in (_facts(agent) | (metadata or {}) | ways).items()}
     try:
-        with plain_layers(), torch.no_grad(), _quiet():
+        with _traceable(), _quiet():
             content = WRITERS[format](_traced(module, inputs), list(inputs), list(outputs), facts)
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -272,6 +272,18 @@ def _require_onnx() -> None:
         import onnxscript  # noqa: F401
     except ImportError:
         raise ImportError("ONNX files need onnx and onnxscript: pip install 'pg_lightning[export]'") from None
+
+
+@contextlib.contextmanager
+def _traceable() -> Iterator[None]:
+    """Leave out what cannot be traced: fused functions, gradients, and the checks of distributions."""
+    validate = Distribution._validate_args
+    Distribution.set_default_validate_args(False)
+    try:
+        with plain_layers(), torch.no_grad():
+            yield
+    finally:
+        Distribution.set_default_validate_args(validate)
 
 
 @contextlib.contextmanager

@@ -138,7 +138,7 @@ def close_calls(case, name):
         return best[..., -1] - best[..., -2] < 1e-6
     if f"logits{place}" in outputs:
         return (np.abs(outputs[f"logits{place}"]) < 1e-6).reshape(case.outputs[name].shape)
-    if space.dtype.kind == "i":
+    if isinstance(space, Box) and space.dtype.kind == "i":
         half = outputs["mean"] * 6.5 + 3  # From -3.5 to 9.5.
         return np.abs(half - np.floor(half) - 0.5) < 1e-4
     return np.zeros(outputs[name].shape, bool)
@@ -150,7 +150,7 @@ def test_greedy_actions_are_those_of_the_policy(case):
     for name, expected in actions.items():
         ours, call = case.outputs[name], close_calls(case, name)
         assert ours.dtype == expected.dtype and ours.shape == expected.shape
-        assert call.mean() < 0.001 and np.ptp(ours) > 0
+        assert call.mean() < 0.02 and np.ptp(ours) > 0
         if ours.dtype.kind == "f":
             np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=1e-5)
         else:
@@ -232,8 +232,9 @@ def test_action_masks_are_an_input(where, actions, tmp_path):
     )
     written = export(agent, tmp_path / "agent.onnx")
     rng = np.random.default_rng(0)
-    number, mask = rng.random((ROWS, 1), np.float32), rng.random((ROWS, 4 if actions == "discrete" else 5)) < 0.5
-    mask[:, 0] = mask[:, -1] = True
+    number, sizes = rng.random((ROWS, 1), np.float32), [4] if actions == "discrete" else [2, 3]
+    one_of_each = np.concatenate([np.eye(size)[rng.integers(size, size=ROWS)] for size in sizes], axis=1)
+    mask = (rng.random((ROWS, sum(sizes))) < 0.5) | (one_of_each > 0)
     observations = {"number": number} if where == "observation" else number
     found = by_onnxruntime(written.path, {**flat("observation", observations), "action_mask": mask})
     expected, _ = greedy(agent, observations, mask)
