@@ -1,4 +1,4 @@
-"""Callbacks that write a run's files: configuration, episodes, metrics, summary, learning curve, predictions."""
+"""Callback that writes a run's files: configuration, episodes, metrics, summary, learning curve."""
 
 import io
 import json
@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback, Timer
 
@@ -14,7 +13,6 @@ from pg_lightning.callbacks.files import RunCSVLogger, Table, write_whole
 from pg_lightning.callbacks.interrupt import GracefulInterrupt
 from pg_lightning.callbacks.pictures import draw, log_pictures
 from pg_lightning.callbacks.stop import StopAtRewardThreshold
-from pg_lightning.episodes import Episodes
 
 LIMITS = ("solved", "max_env_steps", "max_steps", "max_epochs")
 """Reasons for which a run has ended: resumed with the same options, it does not go on."""
@@ -176,38 +174,3 @@ def summarize(trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
         "env_steps_per_second": round(env_steps / seconds),
         "timesteps_per_second": round(timesteps / seconds),
     }
-
-
-class PredictionWriter(Callback):
-    """Writes the episodes that ``predict`` played to ``episodes.npz`` in the Trainer's ``default_root_dir``.
-
-    With several processes each writes the episodes that it played, to ``episodes_rank0.npz`` and so on.
-    """
-
-    def on_predict_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Episodes, *_: Any
-    ) -> None:
-        """Write the file and say where it is."""
-        part = f"_rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = Path(trainer.default_root_dir, f"episodes{part}.npz")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = io.BytesIO()
-        np.savez(file, **flat(batch))  # type: ignore[arg-type]
-        write_whole(path, file.getvalue())
-        print(f"{len(batch)} episodes, mean return {batch.returns.mean():.2f}: {path}")
-
-
-def flat(episodes: Episodes) -> dict[str, np.ndarray]:
-    """Name every array of some episodes: ``observations``, or ``observations/key`` where they are a Dict or Tuple."""
-    arrays = dict[str, np.ndarray]()
-
-    def add(name: str, tree: Any) -> None:
-        if isinstance(tree, dict | tuple):
-            for key, item in tree.items() if isinstance(tree, dict) else enumerate(tree):
-                add(f"{name}/{key}", item)
-        else:
-            arrays[name] = tree.cpu().numpy()
-
-    for name in ("observations", "actions", "rewards", "lengths", "terminated", "truncated", "final_observations"):
-        add(name, getattr(episodes, name))
-    return arrays

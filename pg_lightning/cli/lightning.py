@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -13,7 +13,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from pg_lightning.callbacks import GracefulInterrupt, UpdateProgressBar
 from pg_lightning.callbacks.checkpoint import OptimizerOptions
 from pg_lightning.callbacks.pictures import draw
-from pg_lightning.callbacks.recorder import PredictionWriter, RunRecorder
+from pg_lightning.callbacks.predictions import PredictionWriter
+from pg_lightning.callbacks.recorder import RunRecorder
 from pg_lightning.callbacks.report import EvaluationReport
 from pg_lightning.callbacks.video import record
 from pg_lightning.cli.parser import FIT, ROOT, TRAINER_DEFAULTS, Parser, add_arguments, check_config, implied
@@ -101,6 +102,9 @@ class CLI(LightningCLI):
         if subcommand == "test":
             text = "Episodes to record, greedily, into videos/ of the run folder (mp4)."
             parser.add_argument("--video", type=int, default=0, help=text)
+        if subcommand == "predict":
+            text = "Of the episodes: npz, or minari for a data set with the actions as the environment took them."
+            parser.add_argument("--format", type=Literal["npz", "minari"], default="npz", help=text)
         if subcommand != "fit":
             text = "Whether to play with an untrained policy, where no --ckpt_path is given."
             parser.add_argument("--untrained", type=bool, default=False, help=text)
@@ -178,7 +182,7 @@ class CLI(LightningCLI):
         if config.enable_progress_bar is not False and not config.barebones:
             callbacks += [UpdateProgressBar()]
         if self.subcommand == "predict":
-            callbacks += [PredictionWriter()]
+            callbacks += [PredictionWriter(self._get(self.config, "format"))]
         if self.subcommand in ("validate", "test"):
             path, update = (self.resumed.path, self.resumed.checkpoint["global_step"]) if self.resumed else (None, 0)
             callbacks += [EvaluationReport(path, update)]
