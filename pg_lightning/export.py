@@ -99,7 +99,7 @@ def export(agent: Any, path: str | Path, format: Format = "onnx", metadata: dict
         raise ValueError(f"{path} is a folder: name a file for the exported policy")
     if format == "onnx":
         _require_onnx()
-    policy = copy.deepcopy(agent.policy).cpu().eval().requires_grad_(False)
+    policy = copy.deepcopy(agent.policy).cpu().requires_grad_(False)
     actor = make_actor(policy, agent.env.action_space, greedy=True)
     observations, masks = _examples(agent, actor.takes_masks)
     inputs = _flat("observation", observations) | masks

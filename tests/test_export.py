@@ -57,7 +57,7 @@ def agent_of(observations=VECTOR, actions=FOUR, head=None, policy=MLPPolicy):
 
 
 def drawn(space, rows=ROWS, seed=1):
-    """Observations, a tree of arrays ``[rows, ...]`` as a policy reads them; unbounded numbers of several scales."""
+    """Observations, a tree of arrays ``[rows, ...]``; unbounded numbers of several scales, some beyond the clip."""
     rng = np.random.default_rng(seed)
     if isinstance(space, Dict):
         return {key: drawn(part, rows, seed) for key, part in space.items()}
@@ -66,7 +66,7 @@ def drawn(space, rows=ROWS, seed=1):
     if isinstance(space, Text):
         return rng.choice(np.array([0, *map(ord, space.characters)], np.int32), (rows, space.max_length))
     if space is VECTOR:
-        return 10.0 + rng.normal(size=(rows, *space.shape)) * [[1, 100], [3, 0.01], [1, 10]]
+        return 10.0 + rng.standard_t(2, (rows, *space.shape)) * [[1, 100], [3, 0.01], [1, 10]]
     if isinstance(space, Discrete):
         return rng.integers(space.start, space.start + space.n, rows)
     if isinstance(space, MultiDiscrete):

@@ -156,8 +156,9 @@ def test_action_masks_are_left_out(minari, folder, where):  # noqa: F811
     assert all(action in agent.env.action_space for one in found for action in one.actions)
 
 
-def test_an_environment_that_no_file_can_hold_is_left_out(minari, folder):  # noqa: F811
-    own = plain(lambda: Spaces(), MLPPolicy)
+@pytest.mark.parametrize("env", [lambda: Spaces(), "tests.envs:Spaces-v0"], ids=["callable", "class"])
+def test_an_environment_that_no_file_can_hold_is_left_out(minari, folder, env):  # noqa: F811
+    own = plain(env, MLPPolicy)
     data, _ = as_written(minari, own, play(own.policy, own.env, 1, backend="sync"))
     assert data.env_spec is None
 
@@ -186,6 +187,8 @@ def test_from_python(minari, folder):  # noqa: F811
 def test_a_missing_package_gets_one_line_before_anything_is_played(package, folder, monkeypatch):  # noqa: F811
     main(["fit", *FEW, "--trainer.max_steps", "1"])
     monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match="need minari and h5py"):
+        PredictionWriter("minari")
     line = error(*PREDICT, "--format", "minari")
     assert line == "error: Minari data sets need minari and h5py: pip install 'pg_lightning[minari]'"
     assert "npz', 'minari'; got hdf" in error(*PREDICT, "--format", "hdf")

@@ -83,7 +83,8 @@ def test_the_commands_of_the_readme(folder, capsys, monkeypatch):
             assert ended.value.code == 0, command
         else:
             main([*arguments, *quiet, *["--data.eval_episodes", "2"], *["--episodes", "1"] * (arguments[0] == "watch")])
-            assert "95 % interval" in capsys.readouterr().out, command
+            expected = "Exported to runs/" if arguments[0] == "export" else "95 % interval"
+            assert expected in capsys.readouterr().out, command
 
 
 def options_of(text):
