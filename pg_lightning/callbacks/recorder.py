@@ -1,6 +1,5 @@
 """Callback that writes a run's files: configuration, episodes, metrics, summary, learning curve."""
 
-import io
 import json
 import time
 from pathlib import Path
