@@ -1,6 +1,12 @@
 """Policy gradients from complete episodes, for PyTorch Lightning."""
 
 import warnings
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("pg_lightning")
+except PackageNotFoundError:  # A checkout that is not installed.
+    __version__ = "unknown"
 
 # Lightning 2.6 calls what torch 2.13 deprecates; users of either can do nothing about it.
 warnings.filterwarnings("ignore", message=".*isinstance.treespec, LeafSpec.*", category=FutureWarning)

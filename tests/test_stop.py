@@ -229,6 +229,7 @@ def test_a_solved_run_makes_no_further_update(tmp_path, capsys, killed):
         "max_env_steps": None,
         "confirm_episodes": 100,
         "confirm": "greedy",
+        "end_when_solved": True,
     }
 
 
@@ -381,3 +382,18 @@ def test_the_bar_is_closed_before_an_error_is_shown():
     with pytest.raises(RuntimeError, match="no more"):
         fit(bar, callbacks=[Fails()], enable_progress_bar=True)
     assert bar.train_progress_bar.disable  # What tqdm sets on closing.
+
+
+def test_a_solved_run_may_go_on(tmp_path, capsys):
+    path = tmp_path / "last.ckpt"
+    stop = StopAtRewardThreshold(min_episodes=10, end_when_solved=False)
+    fitted = fit(stop, max_steps=5, callbacks=[Saved(path, update=4)])
+    assert fitted.global_step == 5 and stop.solved and stop.reason is None and stop.confirmation.attempts == 1
+    first = {name: stop.first_solved[name] for name in ("threshold", "update", "episodes", "env_steps")}
+    assert first == {"threshold": 7.0, "update": 3, "episodes": 12, "env_steps": 36}
+    solved = "Solved and confirmed after 12 episodes: 7.5 [7.5, 7.5] over 100 episodes exceeds 7"
+    assert last_line(capsys) == f"{solved}; max_steps=5 is reached."
+    again, updates, _ = resumed(path, min_episodes=10, end_when_solved=False)
+    assert updates == 5 and again.first_solved == stop.first_solved and again.confirmation.attempts == 1
+    higher, _, _ = resumed(path, threshold=8.0, end_when_solved=False)
+    assert not higher.solved

@@ -161,6 +161,7 @@ def summarize(trainer: pl.Trainer, seconds: float) -> dict[str, Any]:
         "env_id": agent.env.name,
         "seed": getattr(trainer.datamodule, "seed", None),  # type: ignore[attr-defined]
         "solved": None if stop is None or stop.threshold is None else stop.solved,
+        "first_solved": stop and stop.first_solved,
         "reason": end_reason(trainer),
         "confirmation": stop and stop.confirmation and stop.confirmation.summary(),
         "threshold": stop and stop.threshold,

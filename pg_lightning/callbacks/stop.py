@@ -31,12 +31,15 @@ class StopAtRewardThreshold(Callback):
         max_env_steps: env steps, taken in all processes, after which training ends, at the end of an update.
         confirm_episodes: fresh episodes that confirm a solution; 0 for none: the running reward decides alone.
         confirm: greedy actions, as ``act`` plays, or sampled ones, both without dropout.
+        end_when_solved: whether training ends then; otherwise it goes on to its other limits.
 
     Attributes:
         threshold: the one in use, from ``setup`` on; ``None`` where there is none.
         running_reward: the metric.
         confirmation: the held-out evaluation; ``None`` where there is none.
-        solved: whether the running reward exceeded the threshold after the last update, and that was confirmed.
+        solved: whether the running reward exceeded the threshold after the last update, and that was confirmed; where
+            training goes on nevertheless, whether that was so after any update.
+        first_solved: what was counted when it was solved first, and by what measure; ``None`` before.
         reason: why training ends: "solved", "max_env_steps", or ``None`` where it goes on.
 
     Raises:
@@ -53,6 +56,7 @@ class StopAtRewardThreshold(Callback):
         max_env_steps: int | None = None,
         confirm_episodes: int = 100,
         confirm: Literal["greedy", "sampled"] = "greedy",
+        end_when_solved: bool = True,
     ) -> None:
         if threshold is not None and not math.isfinite(threshold):
             raise ValueError(f"threshold must be a finite number or None, not {threshold}")
@@ -74,16 +78,21 @@ class StopAtRewardThreshold(Callback):
             "max_env_steps": max_env_steps,
             "confirm_episodes": confirm_episodes,
             "confirm": confirm,
+            "end_when_solved": end_when_solved,
         }
+        self.end_when_solved = end_when_solved
+        self.first_solved: dict[str, Any] | None = None
         self.confirmation = Confirmation(confirm_episodes, confirm) if confirm_episodes else None
         self.reason: Literal["solved", "max_env_steps"] | None = None
 
     @property
     def solved(self) -> bool:
         """Whether the threshold was exceeded after the last update, and that was confirmed where it is to be."""
-        if self.threshold is None or not self.passed:
+        if self.threshold is None:
             return False
-        return self.confirmation is None or self.confirmation.exceeds(self.threshold)
+        if not self.end_when_solved and self.first_solved is not None:
+            return self.first_solved["threshold"] >= self.threshold  # On resume there may be a higher one.
+        return self.passed and (self.confirmation is None or self.confirmation.exceeds(self.threshold))
 
     @property
     def passed(self) -> bool:
@@ -111,6 +120,7 @@ class StopAtRewardThreshold(Callback):
         """End a resumed run that had ended, before another update; start anew with a new run."""
         if trainer.global_step == 0:
             self.running_reward.reset()
+            self.first_solved = None
             if self.confirmation is not None:
                 self.confirmation.reset()
         # Only here: set in on_fit_start, Lightning would skip on_train_start and on_train_end too.
@@ -126,6 +136,15 @@ class StopAtRewardThreshold(Callback):
         trainer.callback_metrics["running_reward"] = value
         agent.metrics["running_reward"] = value.item()
         self._confirm(trainer, agent)
+        if self.solved and (self.first_solved is None or self.first_solved["threshold"] < (self.threshold or 0)):
+            counts = {name: int(getattr(agent, f"num_{name}")) for name in ("episodes", "env_steps")}
+            measure = self.verdict()
+            self.first_solved = {
+                "threshold": self.threshold,
+                "update": trainer.global_step,
+                **counts,
+                "measure": measure,
+            }
         self._end_if_due(trainer, pl_module)
 
     def _values(self, outcome: Outcome) -> Tensor:
@@ -134,7 +153,7 @@ class StopAtRewardThreshold(Callback):
 
     def _confirm(self, trainer: pl.Trainer, agent: Any) -> None:
         """Have a passed threshold confirmed, where an attempt is due; say so if it was not."""
-        if self.confirmation is None or self.threshold is None:
+        if self.confirmation is None or self.threshold is None or (self.solved and not self.end_when_solved):
             return
         self.confirmation.result = None
         if not self.passed or trainer.global_step < self.confirmation.next_update:
@@ -148,7 +167,7 @@ class StopAtRewardThreshold(Callback):
     def _end_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """End training where the state that a checkpoint restores says so: before a resumed update as after it."""
         self.reason = None
-        if self.solved:
+        if self.solved and self.end_when_solved:
             self.reason = "solved"
         elif self.max_env_steps is not None and int(pl_module.num_env_steps) >= self.max_env_steps:  # type: ignore[arg-type]
             self.reason = "max_env_steps"
@@ -166,6 +185,7 @@ class StopAtRewardThreshold(Callback):
             "running_reward": dict(self.running_reward.state_dict()),
             "confirmation": confirmation,
             "solved": self.solved,
+            "first_solved": self.first_solved,
             "reason": self.reason,
             "settings": self.settings,
         }
@@ -184,6 +204,7 @@ class StopAtRewardThreshold(Callback):
             )
         # A copy, because the metric works in place.
         self.running_reward.load_state_dict(deepcopy(state_dict["running_reward"]))
+        self.first_solved = state_dict["first_solved"]
         if self.confirmation is not None and (state := state_dict.get("confirmation")) is not None:
             self.confirmation.load_state_dict(state)
 
@@ -207,8 +228,9 @@ def verdict(stop: StopAtRewardThreshold, trainer: pl.Trainer) -> str:
     elif stop.threshold is None:
         line = f"Ended {after}: the running reward is {value:.2f}; there is no threshold to reach"
     elif stop.solved:
-        solved, _, measure = stop.verdict().partition(": ")
-        line = f"{solved.capitalize()} {after}: {measure}"
+        solved, _, measure = (stop.first_solved["measure"] if stop.first_solved else stop.verdict()).partition(": ")
+        first = stop.first_solved["episodes"] if stop.first_solved else episodes
+        line = f"{solved.capitalize()} after {first:,} episodes: {measure}"
     elif stop.passed:
         line = f"Not solved {after}: the running reward {value:.2f} exceeds {stop.threshold:g}, which was not confirmed"
     elif value > stop.threshold:
@@ -225,39 +247,3 @@ def verdict(stop: StopAtRewardThreshold, trainer: pl.Trainer) -> str:
     if stop.confirmation is not None and stop.confirmation.attempts > stop.solved:
         line += f"; attempts to confirm: {stop.confirmation.attempts}"
     return line + "."
-
-
-class EpisodeLines(Callback):
-    """Prints a line every so many episodes: index, length and return of the last one, and the running reward.
-
-    Where :class:`StopAtRewardThreshold` averages the last timestep, the line has the article's wording, and "average
-    length" is that average.
-
-    Args:
-        every_n_episodes: interval in episodes; 0 for never. An update of many episodes prints one line at most.
-
-    Raises:
-        ValueError: a negative number.
-    """
-
-    def __init__(self, every_n_episodes: int = 500) -> None:
-        if every_n_episodes < 0:
-            raise ValueError(f"every_n_episodes must be at least 0, not {every_n_episodes}")
-        self.every_n_episodes = every_n_episodes
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Print the line if it is time."""
-        outcome, last = outputs["outcome"], int(pl_module.num_episodes) - 1  # type: ignore[arg-type]
-        if self.every_n_episodes == 0 or last % self.every_n_episodes >= len(outcome.lengths):
-            return
-        stop = next((c for c in trainer.callbacks if isinstance(c, StopAtRewardThreshold)), None)  # type: ignore[attr-defined]
-        average = stop.running_reward.average().item() if stop else None
-        length = int(outcome.lengths[-1])
-        if stop and stop.statistic == "last_timestep":
-            line = f"Episode {last:6d}   last length {length:5d}   average length {average:8.2f}"
-        else:
-            line = f"Episode {last:6d}   length {length:5d}   return {outcome.returns[-1].item():9.2f}"
-            line += f"   running reward {average:9.2f}" if stop else ""
-        pl_module.print(line)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from pg_lightning import __version__
+from pg_lightning.cli.configs import by_name
 from pg_lightning.cli.errors import from_another_process, interrupted, one_line, told_by_another
 from pg_lightning.cli.lightning import CLI
 from pg_lightning.cli.parser import ROOT, ParserExit
@@ -21,7 +23,11 @@ from pg_lightning.cli.parser import ROOT, ParserExit
 __all__ = ["CLI", "main", "run"]
 
 
-COMMANDS = {"compare": "pg_lightning.cli.compare", "tune": "pg_lightning.cli.tune"}
+COMMANDS = {
+    "compare": "pg_lightning.cli.compare",
+    "tune": "pg_lightning.cli.tune",
+    "configs": "pg_lightning.cli.configs",
+}
 """Commands beside those of Lightning's command line, and the modules with their ``main``."""
 
 
@@ -31,12 +37,15 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: words after ``train.py``; by default those that were typed.
     """
-    words = sys.argv[1:] if args is None else args
+    words = by_name(sys.argv[1:] if args is None else args)
     if words and words[0] in COMMANDS:
         quiet()
         with errors_in_one_line(ROOT):
             sys.exit(importlib.import_module(COMMANDS[words[0]]).main(words[1:]))
     known = [*CLI.subcommands(), *COMMANDS]
+    if words == ["--version"]:
+        print(__version__)
+        return
     if words in (["-h"], ["--help"]):
         print(f"Commands, each with a --help of its own: {', '.join(known)}\n")
     elif not words or not (words[0].startswith("-") or words[0] in known):

@@ -15,6 +15,7 @@ import yaml
 from tqdm import tqdm
 
 from pg_lightning.callbacks.files import write_whole
+from pg_lightning.cli.configs import by_name
 from pg_lightning.cli.engines import ENGINES
 from pg_lightning.cli.jobs import Job, hash_of
 from pg_lightning.cli.runs import folder_name
@@ -96,11 +97,12 @@ def parse(arguments: list[str]) -> tuple[list[str], argparse.Namespace, list[str
         ValueError: a wrong option of ``compare``.
     """
     configs = list(itertools.takewhile(lambda word: not word.startswith("-"), arguments))
+    named = [by_name(["--config", config])[1] for config in configs]
     try:
-        options, fit = parser().parse_known_args(arguments[len(configs) :])
+        options, fit = parser().parse_known_args(arguments[len(named) :])
     except argparse.ArgumentError as error:
         raise ValueError(f"compare: {error}") from None
-    return configs, options, fit
+    return named, options, fit
 
 
 def seeds_of(text: str) -> range:

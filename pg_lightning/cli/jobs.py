@@ -150,6 +150,11 @@ def finished(job: Job, cli: CLI, folder: Path, resumed: bool) -> dict[str, Any]:
             episodes = play(agent.policy, agent.env, job.eval_episodes, job.seed, way == "greedy", **settings)
             one = evaluate(episodes.outcome())
             figures |= {f"{way}_mean": one.mean, f"{way}_std": one.std, f"{way}_episodes": one.episodes}
+    if first := summary["first_solved"]:
+        times = read_columns(folder / "times.csv")
+        seconds = float(times["seconds"][np.searchsorted(times["update"], first["update"])])
+        figures |= {"solved_episodes": first["episodes"], "solved_env_steps": first["env_steps"]}
+        figures |= {"solved_seconds": seconds}
     kept = ("env_id", "solved", "reason", "threshold", "episodes", "updates", "env_steps", "timesteps", "seconds")
     return {
         "name": job.name,

@@ -11,7 +11,8 @@ from pytorch_lightning.cli import LightningArgumentParser
 
 from pg_lightning import defaults
 from pg_lightning.callbacks.checkpoint import RunCheckpoint
-from pg_lightning.callbacks.stop import EpisodeLines, StopAtRewardThreshold
+from pg_lightning.callbacks.lines import EpisodeLines
+from pg_lightning.callbacks.stop import StopAtRewardThreshold
 from pg_lightning.cli.resume import flatten
 from pg_lightning.envs import Environment
 from pg_lightning.hparams import describe

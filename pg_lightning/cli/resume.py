@@ -261,7 +261,7 @@ def already_ended(resumed: Resumed, agent: Any, stop: Any, trainer: pl.Trainer) 
     if (state := checkpoint["callbacks"].get(stop.state_key)) is not None:
         stop.setup(None, agent, "fit")
         stop.load_state_dict(state)
-        if stop.solved:
+        if stop.solved and stop.end_when_solved:
             return f"{stop.verdict()} (--stop.threshold)"
     env_steps = int(checkpoint["state_dict"]["num_env_steps"])
     if stop.max_env_steps is not None and env_steps >= stop.max_env_steps:

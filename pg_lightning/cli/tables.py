@@ -51,7 +51,7 @@ def summary_table(variants: dict[str, list[dict[str, Any]]]) -> list[str]:
             interval = share(len(solved), len(runs))
             cells += [f"{len(solved)} of {len(runs)}", f"{100 * interval.low:.0f} to {100 * interval.high:.0f} %"]
             for figure, digits in (("episodes", 0), ("env_steps", 0), ("seconds", 1)):
-                cells.append(quartiles([run[figure] for run in solved], digits))
+                cells.append(quartiles([run[f"solved_{figure}"] for run in solved], digits))
         for way in ("sampled", "greedy"):
             values = [run[f"{way}_mean"] for run in runs if f"{way}_mean" in run]
             cells += [interval_of(interquartile_mean(values)), f"{np.mean(values):,.1f}"] if values else ["", ""]

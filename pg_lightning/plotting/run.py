@@ -110,7 +110,8 @@ def title(summary: dict[str, Any]) -> str:
     """
     solved = "solved and confirmed" if summary.get("confirmation") else "solved (not confirmed)"
     results = {True: solved + " after {} episodes", False: "not solved after {} episodes"}
-    result = results.get(summary["solved"], "{} episodes, no threshold").format(f"{summary['episodes']:,}")
+    episodes = (summary.get("first_solved") or summary)["episodes"] if summary["solved"] else summary["episodes"]
+    result = results.get(summary["solved"], "{} episodes, no threshold").format(f"{episodes:,}")
     return f"{summary['env_id']}, seed {summary['seed']}: {result}"
 
 

@@ -1,0 +1,43 @@
+"""``configs``: configurations that come with the package, which ``--config`` takes by name."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+
+def folder() -> Path:
+    """Return where the configurations are: in the installed package, or beside it in a checkout."""
+    spec = importlib.util.find_spec("pg_lightning.configs")
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    return Path(places[0]) if places else Path(__file__).parents[2] / "configs"
+
+
+def shipped() -> dict[str, Path]:
+    """Return the configurations by name."""
+    return {path.stem: path for path in sorted(folder().glob("*.yaml"))}
+
+
+def by_name(words: list[str]) -> list[str]:
+    """Replace names of shipped configurations by their files, where a ``--config`` names no file of its own."""
+    known, replaced = shipped(), list(words)
+    for place, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option not in ("--config", "-c"):
+            continue
+        value = value if equals else words[place + 1] if place + 1 < len(words) else ""
+        if value in known and not Path(value).exists():
+            replaced[place if equals else place + 1] = f"{option}={known[value]}" if equals else str(known[value])
+    return replaced
+
+
+def main(arguments: list[str]) -> int:
+    """Print the names, and what each configuration is for: the comment at its top."""
+    parser = argparse.ArgumentParser(
+        "train.py configs", description="List the configurations that --config takes by name."
+    )
+    parser.parse_args(arguments)
+    known = shipped()
+    for name, path in known.items():
+        comment = path.read_text().partition("\n")[0].lstrip("# ")
+        print(f"{name.ljust(max(map(len, known)))}  {comment}")
+    return 0
