@@ -11,7 +11,7 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -216,6 +216,10 @@ def _check_actions(actor: Actor, observations: Tree, masks: dict[str, Tensor], o
 
 def _facts(agent: Any) -> dict[str, Any]:
     """Describe an agent for the file."""
+    try:
+        installed = version("pg_lightning")
+    except PackageNotFoundError:  # It runs from a checkout that was not installed.
+        installed = "unknown"
     return {
         "env_id": agent.env.name,
         "observation_space": agent.env.observation_space,
@@ -223,7 +227,7 @@ def _facts(agent: Any) -> dict[str, Any]:
         "policy": type(agent.policy).__name__,
         "episodes": int(agent.num_episodes),
         "env_steps": int(agent.num_env_steps),
-        "pg_lightning": version("pg_lightning"),
+        "pg_lightning": installed,
     }
 
 
