@@ -19,16 +19,15 @@ import gymnasium as gym
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Independent, Normal
+from torch.distributions import Distribution
 from torch.export import ExportedProgram
 
 from pg_lightning.callbacks.files import write_whole
-from pg_lightning.policies.distributions import Categorical
 from pg_lightning.policies.fused import plain_layers
-from pg_lightning.policies.head_distributions import Bernoulli, Beta, DiagonalGaussian, JointDistribution
+from pg_lightning.policies.parameters import parameters_of
 from pg_lightning.sampling.actors import Actor, make_actor
 from pg_lightning.sampling.reading import ObservationReader
-from pg_lightning.tree import Tree, tree_map
+from pg_lightning.tree import Tree, tree_map, tree_named
 
 Format = Literal["onnx", "torch_export"]
 
@@ -102,7 +101,7 @@ def export(agent: Any, path: str | Path, format: Format = "onnx", metadata: dict
     policy = copy.deepcopy(agent.policy).cpu().requires_grad_(False)
     actor = make_actor(policy, agent.env.action_space, greedy=True)
     observations, masks = _examples(agent, actor.takes_masks)
-    inputs = _flat("observation", observations) | masks
+    inputs = tree_named("observation", observations) | masks
     module = _Deployed(policy, actor.to_env, observations).eval()
     with _traceable():
         try:
@@ -139,50 +138,11 @@ class _Deployed(nn.Module):
         observations = tree_map(lambda _: _number(next(leaves), dtype), self.structure)
         distribution = self.policy(observations, *leaves)
         actions = self.to_env(distribution.mode)
-        return {**_flat("action", actions), **_parameters(distribution)}
+        return {**tree_named("action", actions), **parameters_of(distribution)}
 
 
 def _number(values: Tensor, dtype: torch.dtype) -> Tensor:
     return values.to(dtype) if values.is_floating_point() else values
-
-
-def _flat(name: str, tree: Tree) -> dict[str, Any]:
-    """Name every leaf of a tree: ``observation``, or ``observation/key`` where it is a Dict or Tuple."""
-    if not isinstance(tree, dict | tuple):
-        return {name: tree}
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    return {full: leaf for key, part in items for full, leaf in _flat(f"{name}/{key}", part).items()}
-
-
-def _parameters(distribution: Distribution, place: str = "") -> dict[str, Tensor]:
-    """Return the parameters of a distribution by name; those of an entry of a joint one are named ``mean/key``."""
-    if isinstance(distribution, JointDistribution):
-        parts = _flat(place, distribution.parts)
-        return {name: value for key, part in parts.items() for name, value in _parameters(part, key).items()}
-    if isinstance(distribution, Independent):
-        return _parameters(distribution.base_dist, place)
-    named = next((named for kind, named in PARAMETERS.items() if isinstance(distribution, kind)), _own_names)
-    return {f"{name}{place}": value for name, value in named(distribution).items()}
-
-
-def _own_names(distribution: Distribution) -> dict[str, Tensor]:
-    return {name: getattr(distribution, name) for name in distribution.arg_constraints}
-
-
-def _gaussian(distribution: DiagonalGaussian) -> dict[str, Tensor]:
-    mean = distribution.mean
-    return {"mean": mean, "log_std": distribution.log_std.expand_as(distribution.flat_mean).reshape(mean.shape)}
-
-
-PARAMETERS: dict[type[Distribution], Callable[[Any], dict[str, Tensor]]] = {
-    Categorical: lambda distribution: {"log_probs": distribution.logits},
-    torch.distributions.Categorical: lambda distribution: {"log_probs": distribution.logits},
-    Bernoulli: lambda distribution: {"logits": distribution.logits},
-    DiagonalGaussian: _gaussian,
-    Normal: lambda distribution: {"mean": distribution.loc, "log_std": distribution.scale.log()},
-    Beta: lambda distribution: {"alpha": distribution.concentration1, "beta": distribution.concentration0},
-}
-"""Names of the parameters of each kind of distribution; of any other kind, torch's own names."""
 
 
 def _examples(agent: Any, takes_masks: bool) -> tuple[Tree, dict[str, Tensor]]:
@@ -208,7 +168,7 @@ def _check_actions(actor: Actor, observations: Tree, masks: dict[str, Tensor], o
         dtype = torch.float64 if actor.is_double else torch.float32
         read = tree_map(lambda leaf: _number(leaf, dtype).numpy(), observations)
         played = actor.to_env(actor.act(read, *(mask.numpy() for mask in masks.values())))
-    for name, actions in _flat("action", played).items():
+    for name, actions in tree_named("action", played).items():
         ours, theirs = np.asarray(outputs[name], np.float64), np.asarray(actions, np.float64)
         if ours.shape != theirs.shape or np.isclose(ours, theirs, 1e-3, 1e-3).mean() < 0.5:  # Ties may be broken.
             raise ValueError(f"the exported {name} would not be the one that the policy plays: it cannot be exported")

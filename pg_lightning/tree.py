@@ -42,3 +42,15 @@ def tree_rows(tree: Tree) -> Iterator[Tree]:
     if not isinstance(tree, dict | tuple):
         return iter(tree)
     return (tree_map(lambda leaf, index=index: leaf[index], tree) for index in range(len(tree_leaves(tree)[0])))
+
+
+def tree_named(name: str, tree: Tree) -> dict[str, Any]:
+    """Name every leaf of a tree by its place.
+
+    >>> tree_named("a", {"x": 1, "y": (2, 3)}), tree_named("a", 4)
+    ({'a/x': 1, 'a/y/0': 2, 'a/y/1': 3}, {'a': 4})
+    """
+    if not isinstance(tree, dict | tuple):
+        return {name: tree}
+    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
+    return {full: leaf for key, part in items for full, leaf in tree_named(f"{name}/{key}", part).items()}

@@ -17,7 +17,7 @@ from pg_lightning import MLPPolicy, Reinforce
 from pg_lightning.export import export
 from pg_lightning.policies import BetaHead, PredictedStdGaussianHead, SquashedGaussianHead
 from pg_lightning.sampling.actors import make_actor
-from pg_lightning.tree import tree_map
+from pg_lightning.tree import tree_map, tree_named
 from tests.heads import BOX, NESTED
 from tests.test_masks import Masked  # noqa: F401 - registers Masked-v0
 
@@ -86,13 +86,6 @@ def fitted(agent, observations):
     return agent
 
 
-def flat(name, tree):
-    if not isinstance(tree, dict | tuple):
-        return {name: tree}
-    items = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    return {full: leaf for key, part in items for full, leaf in flat(f"{name}/{key}", part).items()}
-
-
 def by_onnxruntime(path, inputs):
     session = onnxruntime.InferenceSession(path)
     names = [port.name for port in session.get_outputs()]
@@ -101,13 +94,13 @@ def by_onnxruntime(path, inputs):
 
 def greedy(agent, observations, *masks):
     """Actions of the policy as sampling takes them, and their distribution."""
-    policy, rows = agent.policy.eval(), len(next(iter(flat("", observations).values())))
+    policy, rows = agent.policy.eval(), len(next(iter(tree_named("", observations).values())))
     actor = make_actor(policy, agent.env.action_space, greedy=True)
     actor.begin(rows, np.random.default_rng(0))
     raw = actor.act(observations, *masks)
     with torch.no_grad():
         distribution = policy(tree_map(torch.from_numpy, observations), *map(torch.from_numpy, masks))
-    return flat("action", actor.to_env(raw)), distribution
+    return tree_named("action", actor.to_env(raw)), distribution
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -118,7 +111,7 @@ def case(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("export")
     export(agent, path / "agent.onnx")
     observations = drawn(observation_space)
-    outputs = by_onnxruntime(path / "agent.onnx", flat("observation", observations))
+    outputs = by_onnxruntime(path / "agent.onnx", tree_named("observation", observations))
     return SimpleNamespace(
         name=request.param,
         agent=agent,
@@ -185,7 +178,7 @@ def test_log_probs_are_those_of_the_policy(case):
     sample = distribution.sample()
     found = sum(
         log_probs_of(case.outputs, name.removeprefix("action"), case.name, raw)
-        for name, raw in flat("action", sample).items()
+        for name, raw in tree_named("action", sample).items()
     )
     with torch.no_grad():
         expected = distribution.log_prob(sample).numpy()
@@ -198,7 +191,7 @@ def test_a_torch_program_gives_the_same_numbers(case):
     files = {"metadata.json": ""}
     program = torch.export.load(written.path, extra_files=files)
     assert json.loads(files["metadata.json"])["seed"] == "7"
-    tensors = [torch.from_numpy(leaf) for leaf in flat("observation", case.inputs).values()]
+    tensors = [torch.from_numpy(leaf) for leaf in tree_named("observation", case.inputs).values()]
     for rows in (1, ROWS):
         outputs = program.module()(*(leaf[:rows] for leaf in tensors))
         assert list(outputs) == [port.name for port in written.outputs]
@@ -236,7 +229,7 @@ def test_action_masks_are_an_input(where, actions, tmp_path):
     one_of_each = np.concatenate([np.eye(size)[rng.integers(size, size=ROWS)] for size in sizes], axis=1)
     mask = (rng.random((ROWS, sum(sizes))) < 0.5) | (one_of_each > 0)
     observations = {"number": number} if where == "observation" else number
-    found = by_onnxruntime(written.path, {**flat("observation", observations), "action_mask": mask})
+    found = by_onnxruntime(written.path, {**tree_named("observation", observations), "action_mask": mask})
     expected, _ = greedy(agent, observations, mask)
     np.testing.assert_array_equal(found["action"], expected["action"])
     assert len(np.unique(found["action"].reshape(ROWS, -1), axis=0)) > 2

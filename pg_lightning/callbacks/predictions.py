@@ -20,7 +20,7 @@ from pg_lightning.envs import Environment
 from pg_lightning.envs.masks import ACTION_MASK
 from pg_lightning.episodes import Episodes
 from pg_lightning.sampling.actors import action_adapter
-from pg_lightning.tree import Tree, tree_map
+from pg_lightning.tree import Tree, tree_map, tree_named
 
 
 class PredictionWriter(Callback):
@@ -63,18 +63,9 @@ class PredictionWriter(Callback):
 
 def flat(episodes: Episodes) -> dict[str, np.ndarray]:
     """Name every array of some episodes: ``observations``, or ``observations/key`` where they are a Dict or Tuple."""
-    arrays = dict[str, np.ndarray]()
-
-    def add(name: str, tree: Any) -> None:
-        if isinstance(tree, dict | tuple):
-            for key, item in tree.items() if isinstance(tree, dict) else enumerate(tree):
-                add(f"{name}/{key}", item)
-        else:
-            arrays[name] = tree.cpu().numpy()
-
-    for name in ("observations", "actions", "rewards", "lengths", "terminated", "truncated", "final_observations"):
-        add(name, getattr(episodes, name))
-    return arrays
+    names = ("observations", "actions", "rewards", "lengths", "terminated", "truncated", "final_observations")
+    leaves = {full: leaf for name in names for full, leaf in tree_named(name, getattr(episodes, name)).items()}
+    return {name: leaf.numpy(force=True) for name, leaf in leaves.items()}
 
 
 def write_minari(path: Path, episodes: Episodes, env: Environment, to_env: Callable[[Tree], Tree]) -> None:
