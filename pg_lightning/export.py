@@ -11,7 +11,6 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.export import ExportedProgram
 
+from pg_lightning import __version__
 from pg_lightning.callbacks.files import write_whole
 from pg_lightning.policies.fused import plain_layers
 from pg_lightning.policies.parameters import parameters_of
@@ -176,10 +176,6 @@ def _check_actions(actor: Actor, observations: Tree, masks: dict[str, Tensor], o
 
 def _facts(agent: Any) -> dict[str, Any]:
     """Describe an agent for the file."""
-    try:
-        installed = version("pg_lightning")
-    except PackageNotFoundError:  # It runs from a checkout that was not installed.
-        installed = "unknown"
     return {
         "env_id": agent.env.name,
         "observation_space": agent.env.observation_space,
@@ -187,7 +183,7 @@ def _facts(agent: Any) -> dict[str, Any]:
         "policy": type(agent.policy).__name__,
         "episodes": int(agent.num_episodes),
         "env_steps": int(agent.num_env_steps),
-        "pg_lightning": installed,
+        "pg_lightning": __version__,
     }
 
 

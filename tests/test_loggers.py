@@ -9,7 +9,7 @@ import pytest
 from pg_lightning.cli import main
 
 METRICS = {
-    *("loss", "entropy", "episode_return", "episode_length", "truncated", "policy_lag", "grad_norm", "kl"),
+    *("loss", "entropy", "episode_return", "episode_length", "truncated", "policy_lag", "grad_norm", "kl", "lr"),
     *("episodes", "env_steps", "timesteps", "running_reward", "explained_variance"),
 }
 FIT = ["fit", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]

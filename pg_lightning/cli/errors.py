@@ -27,7 +27,7 @@ ROOMS = {
 }
 """Rooms of this package whose errors come from the code that they call."""
 
-POLICY = ("_made", "loss", "measure", "report")
+POLICY = ("made_policy", "loss", "measure", "report")
 """Functions of the agent that call the policy."""
 
 _BROKEN_CONNECTION = re.compile("closed by peer|reset by peer|Broken pipe|gloo|NCCL|c10d|TCPStore", re.IGNORECASE)
