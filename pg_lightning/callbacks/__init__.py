@@ -1,9 +1,23 @@
-"""Callbacks: end a run, show its progress, end it gracefully on a signal, record it."""
+"""Callbacks: end a run, show and record its progress, write its files, end it gracefully on a signal."""
 
+from pg_lightning.callbacks.checkpoint import RunCheckpoint
 from pg_lightning.callbacks.interrupt import GracefulInterrupt
 from pg_lightning.callbacks.lines import EpisodeLines
+from pg_lightning.callbacks.predictions import PredictionWriter
 from pg_lightning.callbacks.progress import UpdateProgressBar
+from pg_lightning.callbacks.recorder import RunRecorder
+from pg_lightning.callbacks.report import EvaluationReport
 from pg_lightning.callbacks.stop import StopAtRewardThreshold
 from pg_lightning.callbacks.video import VideoRecorder
 
-__all__ = ["EpisodeLines", "GracefulInterrupt", "StopAtRewardThreshold", "UpdateProgressBar", "VideoRecorder"]
+__all__ = [
+    "EpisodeLines",
+    "EvaluationReport",
+    "GracefulInterrupt",
+    "PredictionWriter",
+    "RunCheckpoint",
+    "RunRecorder",
+    "StopAtRewardThreshold",
+    "UpdateProgressBar",
+    "VideoRecorder",
+]
