@@ -34,15 +34,17 @@ CONFIG is a configuration file of fit; none means the defaults. Every further op
 """
 
 
+def command_parser(usage: str, description: str) -> argparse.ArgumentParser:
+    """Make the parser of a command that hands on to ``fit`` what it does not know; its errors can be caught."""
+    raw = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(
+        usage=usage, description=description, formatter_class=raw, allow_abbrev=False, exit_on_error=False
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     """Make the parser of the options of ``compare`` itself."""
-    made = argparse.ArgumentParser(
-        usage="train.py compare [CONFIG ...] [options] [options of fit]",
-        description=DESCRIPTION,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
+    made = command_parser("train.py compare [CONFIG ...] [options] [options of fit]", DESCRIPTION)
     text = "an option of fit and its values: scalars joined by commas, or a YAML list; every combination is run"
     made.add_argument("--vary", action="append", default=[], metavar="OPTION=VALUES", help=text)
     made.add_argument(
