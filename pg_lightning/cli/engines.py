@@ -46,8 +46,8 @@ def end_with(parent: int, interval: float = 0.5) -> None:
 def on_ray(jobs: Sequence[Job], workers: int) -> Iterator[dict[str, Any]]:
     """Run jobs as tasks of the Ray cluster at RAY_ADDRESS, one CPU each; yield the rows as they come.
 
-    The jobs' folders must be on a disk that all nodes share. A job whose node died runs again, and goes on from its
-    last checkpoint.
+    This folder and the jobs' must be on a disk that all nodes share. A job whose node died runs again, and goes on from
+    its last checkpoint.
 
     Args:
         jobs: to run.
@@ -64,11 +64,17 @@ def on_ray(jobs: Sequence[Job], workers: int) -> Iterator[dict[str, Any]]:
     if not (address := os.environ.get("RAY_ADDRESS")):
         raise ValueError("--on ray needs the address of a cluster in RAY_ADDRESS, such as auto or 10.0.0.1:6379")
     ray.init(address, log_to_driver=False, logging_level="warning")
-    task = ray.remote(num_cpus=1, max_retries=10)(run_job)
-    waiting = [task.remote(job) for job in jobs]
+    task = ray.remote(num_cpus=1, max_retries=10)(run_in)
+    waiting = [task.remote(os.getcwd(), job) for job in jobs]
     while waiting:
         done, waiting = ray.wait(waiting)
         yield from ray.get(done)
+
+
+def run_in(folder: str, job: Job) -> dict[str, Any]:
+    """Run a job in the folder that its relative paths start from."""
+    os.chdir(folder)
+    return run_job(job)
 
 
 ENGINES: dict[str, Engine] = {"here": on_this_machine, "ray": on_ray}
