@@ -51,6 +51,8 @@ def rollout(envs, seed, steps=60):
         shape = (envs.num_envs, *space.shape)
         actions = rng.integers(0, space.n, shape) if space.shape == () else rng.uniform(space.low, space.high, shape)
         rows += [part.copy() for part in envs.step(actions.astype(space.dtype))[:4]]
+        if (ended := rows[-2] | rows[-1]).any():
+            envs.reset(options={"reset_mask": ended})
     return rows
 
 
@@ -59,7 +61,7 @@ def test_a_seed_decides_everything(env_id):
     pytest.importorskip("envpool")
     envs = Environment(env_id).make_vector(3, "envpool")
     first, other = rollout(envs, 4), rollout(envs, 5)
-    assert envs.backend == "envpool" and envs.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
+    assert envs.backend == "envpool" and envs.metadata["autoreset_mode"] == AutoresetMode.DISABLED
     for again in (rollout(envs, 4), rollout(Environment(env_id).make_vector(3, "envpool"), 4)):
         assert all(map(np.array_equal, first, again))
     assert not all(map(np.array_equal, first, other))
@@ -72,17 +74,37 @@ def test_a_seed_decides_everything(env_id):
 def test_cartpole_moves_as_it_does_in_gymnasium():
     """Positions follow velocities by Euler's rule, up to the final observation; none crosses into the next episode."""
     pytest.importorskip("envpool")
-    rows = rollout(Environment().make_vector(4, "envpool"), 0, steps=200)
-    before, ended, endings = rows[0], np.zeros(4, bool), 0
-    for observations, rewards, terminated, truncated in zip(*[iter(rows[1:])] * 4, strict=True):
-        moved = before[:, 0] + 0.02 * before[:, 1]
-        np.testing.assert_allclose(observations[~ended, 0], moved[~ended], rtol=1e-5, atol=1e-7)
-        assert (np.abs(observations[ended]) <= 0.05).all()  # A first observation.
-        assert rewards.tolist() == (~ended).tolist() and not truncated.any()
+    envs, rng, endings = Environment().make_vector(4, "envpool"), np.random.default_rng(0), 0
+    before = envs.reset(seed=0)[0].copy()
+    for _ in range(200):
+        observations, rewards, terminated, truncated, _ = envs.step(rng.integers(0, 2, 4))
+        np.testing.assert_allclose(observations[:, 0], before[:, 0] + 0.02 * before[:, 1], rtol=1e-5, atol=1e-7)
         out = (np.abs(observations[:, 0]) > 2.4) | (np.abs(observations[:, 2]) > 0.2095)
         assert terminated.tolist() == out.tolist()  # The final observation is the one out of bounds.
-        before, ended, endings = observations, terminated, endings + terminated.sum()
+        assert rewards.tolist() == [1] * 4 and not truncated.any()
+        endings += terminated.sum()
+        before = observations.copy()
+        if out.any():
+            before = envs.reset(options={"reset_mask": out})[0].copy()
+            assert (np.abs(before[out]) <= 0.05).all()  # First observations; the others go on where they were.
     assert endings > 10
+
+
+def test_an_environment_that_has_ended_waits_for_its_reset():
+    pytest.importorskip("envpool")
+    envs = Environment("Pendulum-v1", max_episode_steps=5).make_vector(3, "envpool")
+    envs.reset(seed=0)
+    for _ in range(3):
+        envs.step(np.zeros((3, 1), np.float32))
+    envs.reset(options={"reset_mask": np.array([False, True, False])})
+    for _ in range(2):
+        observations, rewards, _, truncated, _ = envs.step(np.zeros((3, 1), np.float32))
+    assert truncated.tolist() == [True, False, True] and (rewards < 0).all()
+    last = observations.copy()
+    for middle_ends in (False, False, True):
+        observations, rewards, _, truncated, _ = envs.step(np.zeros((3, 1), np.float32))
+        assert (observations == last).all(1).tolist() == [True, False, True] and (rewards[[0, 2]] == 0).all()
+        assert truncated.tolist() == [True, middle_ends, True]
 
 
 @pytest.mark.parametrize(("limit", "length"), [(20, 20), (None, 200)])

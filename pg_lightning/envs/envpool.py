@@ -21,10 +21,10 @@ NO_LIMIT = 2**31 - 1
 
 
 class EnvPoolEnvs(VectorEnv):
-    """Environments that EnvPool steps on all cores, in the autoreset mode NEXT_STEP.
+    """Environments that EnvPool steps on all cores.
 
-    The step that ends an episode returns its final observation, the next one starts an episode and ignores the action.
-    A pool cannot be seeded again, so a seeded reset makes another one: about a millisecond for classic control and
+    As :class:`~pg_lightning.envs.vector.SyncEnvs`: there is no autoreset, an environment whose episode has ended is not
+    stepped before ``reset(options={"reset_mask": mask})``, and all arrays are reused by the next call. A pool cannot be seeded again, so a seeded reset makes another one: about a millisecond for classic control and
     Box2D, a tenth of a second for 64 MuJoCo environments. A seed decides everything, whatever the number of threads.
     Episodes are not those of Gymnasium for the same seed, and an episode that terminates in the very step of the time
     limit counts as truncated. Infos are not collected.
@@ -37,6 +37,9 @@ class EnvPoolEnvs(VectorEnv):
         ValueError: EnvPool does not have the environment, or has it with other spaces or arguments.
         ModuleNotFoundError: EnvPool is not installed.
     """
+
+    skips_idle = True
+    """An environment that owes no episode is not stepped."""
 
     def __init__(self, environment: "Environment", num_envs: int) -> None:
         name, other, spec = environment.name, "use the backend sync or async", environment.registration()
@@ -54,7 +57,7 @@ class EnvPoolEnvs(VectorEnv):
         self.spec, self.num_envs, self._make = spec, num_envs, partial(envpool.make_gymnasium, spec.id)
         self._settings = {"num_threads": 0, "max_episode_steps": limit or NO_LIMIT, **(environment.kwargs or {})}
         self._where = f"EnvPool's {spec.id} with {self._settings}"
-        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.metadata = {"autoreset_mode": AutoresetMode.DISABLED}
         self._pool = self._make_pool(seed=0)
         observations, actions = environment.observation_space, environment.action_space
         with warnings.catch_warnings(action="ignore"):  # On the precision of the observations' bounds.
@@ -64,26 +67,49 @@ class EnvPoolEnvs(VectorEnv):
         self.single_observation_space, self.single_action_space = observations, actions
         self.observation_space = gym.vector.utils.batch_space(observations, num_envs)
         self.action_space = gym.vector.utils.batch_space(actions, num_envs)
+        self._observations = np.zeros((num_envs, *observations.shape), observations.dtype)
+        self._rewards, self._live = np.zeros(num_envs), np.arange(num_envs, dtype=np.int32)
+        self._terminated, self._truncated = np.zeros((2, num_envs), bool)
 
     def _make_pool(self, seed: int) -> Any:
         with environment_errors(self._where):
             return self._make(num_envs=self.num_envs, seed=seed, **self._settings)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """Start episodes, environment i with ``seed + i``; return their first observations ``[N, ...]``."""
+        """Start episodes: in all environments, or where ``options["reset_mask"]`` (bool ``[N]``) is true.
+
+        Args:
+            seed: environment i gets ``seed + i``.
+            options: EnvPool takes none but the mask.
+
+        Returns:
+            Observations ``[N, ...]`` of all environments, and no infos.
+        """
         if seed is not None:
             self._pool = self._make_pool(seed)
+        started = np.arange(self.num_envs, dtype=np.int32)
+        if options and "reset_mask" in options:
+            started = started[options["reset_mask"]]
         with warnings.catch_warnings(action="ignore"):  # A new pool makes its spaces here.
-            return self._in_space(self._pool.reset()[0]), {}
+            self._observations[started] = self._pool.reset(started)[0]
+        self._terminated[started] = self._truncated[started] = False
+        self._find_live()
+        return self._observations, {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-        """Take the actions ``[N, ...]``."""
-        observations, rewards, terminated, truncated, _ = self._pool.step(actions)
-        return self._in_space(observations), rewards, terminated, truncated, {}
+        """Take the actions ``[N, ...]``; those of environments whose episode has ended are ignored."""
+        live = self._live
+        self._rewards.fill(0)
+        observations, self._rewards[live], terminated, truncated, _ = self._pool.step(actions[live], live)
+        self._observations[live] = observations  # EnvPool has int32 where Gymnasium has int64.
+        if terminated.any() or truncated.any():
+            self._terminated[live], self._truncated[live] = terminated, truncated
+            self._find_live()
+        return self._observations, self._rewards, self._terminated, self._truncated, {}
 
-    def _in_space(self, observations: np.ndarray) -> np.ndarray:
-        """Give observations the number type of their space: EnvPool has int32 where Gymnasium has int64."""
-        return observations.astype(self.single_observation_space.dtype, copy=False)
+    def _find_live(self) -> None:
+        """Find the environments that the next step takes."""
+        self._live = np.flatnonzero(~(self._terminated | self._truncated)).astype(np.int32)
 
     def close_extras(self, **kwargs: Any) -> None:
         """Drop the pool: that ends its threads."""

@@ -40,6 +40,9 @@ class SyncEnvs(VectorEnv):
         ValueError: their spaces differ.
     """
 
+    skips_idle = True
+    """An environment that owes no episode is not stepped."""
+
     def __init__(self, envs: Sequence[gym.Env]) -> None:
         self.envs, self.num_envs, first = list(envs), len(envs), envs[0]
         self.single_observation_space, self.single_action_space = first.observation_space, first.action_space

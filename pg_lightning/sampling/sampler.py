@@ -7,7 +7,6 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 
-from pg_lightning.envs import SyncEnvs
 from pg_lightning.episodes import Episodes
 from pg_lightning.sampling.actors import Actor, PolicyError
 from pg_lightning.sampling.reading import ObservationReader
@@ -70,7 +69,7 @@ class EpisodeSampler:
         self.seed, self.rank, self.world_size, self.step_timeout = seed, rank, world_size, step_timeout
         self._first_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self.autoreset = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-        self.skips_idle = isinstance(envs, SyncEnvs)
+        self.skips_idle = bool(getattr(envs, "skips_idle", False))
         self._steps, self._warned = Steps(envs.num_envs), False
 
     def sample(self, actor: Actor, update: int) -> Episodes:
