@@ -47,9 +47,9 @@ class Critic(Baseline, Fitted, nn.Module):
         self,
         hidden_sizes: Sequence[int] = (64, 64),
         activation: Literal["relu", "tanh"] = "tanh",
-        lr: float = 3e-3,
-        epochs: int = 5,
-        minibatch_size: int = 1024,
+        lr: float = 1e-3,
+        epochs: int = 10,
+        minibatch_size: int = 256,
         encoder: Callable[[gym.Space], Encoder] | None = NormalizeObservations,
     ) -> None:
         super().__init__()

@@ -23,8 +23,10 @@ NO_LIMIT = 2**31 - 1
 class EnvPoolEnvs(VectorEnv):
     """Environments that EnvPool steps on all cores.
 
-    As :class:`~pg_lightning.envs.vector.SyncEnvs`: there is no autoreset, an environment whose episode has ended is not
-    stepped before ``reset(options={"reset_mask": mask})``, and all arrays are reused by the next call. A pool cannot be seeded again, so a seeded reset makes another one: about a millisecond for classic control and
+    As in :class:`~pg_lightning.envs.vector.SyncEnvs` there is no autoreset: an environment whose episode has ended is
+    not stepped before ``reset(options={"reset_mask": mask})``, and all arrays are used again by the next call.
+
+    A pool cannot be seeded again, so a seeded reset makes another one: about a millisecond for classic control and
     Box2D, a tenth of a second for 64 MuJoCo environments. A seed decides everything, whatever the number of threads.
     Episodes are not those of Gymnasium for the same seed, and an episode that terminates in the very step of the time
     limit counts as truncated. Infos are not collected.
