@@ -169,13 +169,13 @@ def finished(job: Job, cli: CLI, folder: Path, resumed: bool) -> dict[str, Any]:
     }
 
 
-def learning_curve(folder: Path) -> dict[str, list[float]]:
+def learning_curve(folder: Path, points: int = CURVE_POINTS) -> dict[str, list[float]]:
     """Read a run's learning curve: the mean return of the last 100 episodes at evenly spaced env steps."""
     episodes, times = (read_columns(folder / f"{name}.csv") for name in ("episodes", "times"))
     counts = np.searchsorted(episodes["update"], times["update"], side="right")  # Episodes after each update.
     sums = np.concatenate([[0.0], episodes["return"].cumsum()])
     means = (sums[counts] - sums[np.maximum(counts - CURVE_EPISODES, 0)]) / np.minimum(counts, CURVE_EPISODES)
-    places = np.linspace(times["env_steps"][0], times["env_steps"][-1], CURVE_POINTS)
+    places = np.linspace(times["env_steps"][0], times["env_steps"][-1], points)
     kept = np.unique(np.searchsorted(times["env_steps"], places))
     curve = {"env_steps": times["env_steps"], "seconds": times["seconds"], "episodes": counts, "return_mean": means}
     return {name: values[kept].astype(float).tolist() for name, values in curve.items()}
