@@ -17,6 +17,7 @@ import torch
 from pg_lightning import __version__
 from pg_lightning.cli.configs import by_name
 from pg_lightning.cli.errors import from_another_process, interrupted, one_line, told_by_another
+from pg_lightning.cli.help import overview
 from pg_lightning.cli.lightning import CLI
 from pg_lightning.cli.parser import ROOT, ParserExit
 
@@ -47,8 +48,9 @@ def main(args: list[str] | None = None) -> None:
         print(__version__)
         return
     if words in (["-h"], ["--help"]):
-        print(f"Commands, each with a --help of its own: {', '.join(known)}\n")
-    elif not words or not (words[0].startswith("-") or words[0] in known):
+        print(overview())
+        return
+    if not words or not (words[0].startswith("-") or words[0] in known):
         close = difflib.get_close_matches(words[0], known, n=1) if words else []
         what = f"there is no command {words[0]!r}" if words else "a command is missing"
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"

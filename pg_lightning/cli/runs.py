@@ -1,4 +1,4 @@
-"""Run folders ``<root>/<environment>/version_N/``: made, locked while they are written, and found again."""
+"""Run folders ``<root>/<environment>[/<experiment>]/version_N``: made, locked while they are written, found again."""
 
 import fcntl
 import os
@@ -113,9 +113,14 @@ def run_of(checkpoint: Path) -> Path | None:
     return None
 
 
-def newest_run(folder: Path) -> Path | None:
-    """Return the run below a folder whose last checkpoint is the newest, ``None`` where there is none."""
-    names = ("last.ckpt", "previous.ckpt")
-    found = [path for name in names for path in folder.glob(f"**/version_*/checkpoints/{name}")]
+def newest_run(folder: Path, name: str | None = None) -> Path | None:
+    """Return the run below a folder whose last checkpoint is the newest, ``None`` where there is none.
+
+    Args:
+        folder: with runs, at any depth.
+        name: consider this experiment's runs only.
+    """
+    places = [f"**/{name or ''}/version_*/checkpoints/{file}" for file in ("last.ckpt", "previous.ckpt")]
+    found = [path for place in places for path in folder.glob(place.replace("//", "/"))]
     newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     return newest and newest.parent.parent
