@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import io
 import logging
 import os
 import signal
@@ -97,6 +98,8 @@ def errors_in_one_line(root: str, cli: CLI | None = None) -> Iterator[None]:
 
 def quiet() -> None:
     """Leave out what Lightning and Gymnasium say about themselves; keep the report of a profiler."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # In a file or a pipe, too, each line appears when it is printed.
+        sys.stdout.reconfigure(line_buffering=True)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from pg_lightning.callbacks import GracefulInterrupt, UpdateProgressBar
+from pg_lightning.callbacks import GracefulInterrupt, ProgressLines, UpdateProgressBar
 from pg_lightning.callbacks.checkpoint import OptimizerOptions
 from pg_lightning.callbacks.pictures import draw
 from pg_lightning.callbacks.predictions import PredictionWriter
@@ -198,7 +198,7 @@ class CLI(LightningCLI):
                 callbacks += [self.recorder]
                 callbacks += [self._get(self.config_init, "checkpoint")] * checkpoints
         if config.enable_progress_bar is not False and not config.barebones:
-            callbacks += [UpdateProgressBar()]
+            callbacks += [UpdateProgressBar() if sys.stdout.isatty() else ProgressLines()]
         if self.subcommand == "predict":
             callbacks += [PredictionWriter(self._get(self.config, "format"))]
         if self.subcommand in ("validate", "test"):
