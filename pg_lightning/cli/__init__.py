@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "pg_lightning.cli.compare",
     "tune": "pg_lightning.cli.tune",
     "configs": "pg_lightning.cli.configs",
+    "runs": "pg_lightning.cli.listing",
 }
 """Commands beside those of Lightning's command line, and the modules with their ``main``."""
 

@@ -16,6 +16,7 @@ from pg_lightning.callbacks.lines import EpisodeLines
 from pg_lightning.callbacks.stop import StopAtRewardThreshold
 from pg_lightning.cli.help import short_help
 from pg_lightning.cli.resume import flatten
+from pg_lightning.cli.runs import is_run_name
 from pg_lightning.envs import Environment
 from pg_lightning.hparams import describe
 
@@ -267,7 +268,7 @@ def check_name(name: str | None) -> None:
     Raises:
         ValueError: an empty name, path separators, a leading dot, or the name of a run.
     """
-    if name is not None and (not re.fullmatch(r"\w[\w.-]{,99}", name) or re.match(r"version_\d+$", name)):
+    if name is not None and (not re.fullmatch(r"\w[\w.-]{,99}", name) or is_run_name(name)):
         raise ValueError(
             f"--name must be the name of a folder: up to 100 letters, digits, '_', '-' and '.', which is not the "
             f"first, and not version_N; not {name!r}"

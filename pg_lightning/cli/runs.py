@@ -30,6 +30,15 @@ def folder_name(env_name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", env_name).lstrip(".")[:100] or "_"
 
 
+def is_run_name(name: str) -> bool:
+    """Tell whether a folder's name is that of a run.
+
+    >>> is_run_name("version_12"), is_run_name("version_")
+    (True, False)
+    """
+    return bool(re.fullmatch(r"version_\d+", name))
+
+
 class RunFolder:
     """Folder of a run that this process writes, locked until :meth:`release`.
 
