@@ -4,7 +4,7 @@ from pg_lightning.callbacks.checkpoint import RunCheckpoint
 from pg_lightning.callbacks.interrupt import GracefulInterrupt
 from pg_lightning.callbacks.lines import EpisodeLines
 from pg_lightning.callbacks.predictions import PredictionWriter
-from pg_lightning.callbacks.progress import UpdateProgressBar
+from pg_lightning.callbacks.progress import ProgressLines, UpdateProgressBar
 from pg_lightning.callbacks.recorder import RunRecorder
 from pg_lightning.callbacks.report import EvaluationReport
 from pg_lightning.callbacks.stop import StopAtRewardThreshold
@@ -15,6 +15,7 @@ __all__ = [
     "EvaluationReport",
     "GracefulInterrupt",
     "PredictionWriter",
+    "ProgressLines",
     "RunCheckpoint",
     "RunRecorder",
     "StopAtRewardThreshold",

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import io
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ import torch
 from pg_lightning import __version__
 from pg_lightning.cli.configs import by_name
 from pg_lightning.cli.errors import from_another_process, interrupted, one_line, told_by_another
+from pg_lightning.cli.help import overview
 from pg_lightning.cli.lightning import CLI
 from pg_lightning.cli.parser import ROOT, ParserExit
 
@@ -27,6 +29,7 @@ COMMANDS = {
     "compare": "pg_lightning.cli.compare",
     "tune": "pg_lightning.cli.tune",
     "configs": "pg_lightning.cli.configs",
+    "runs": "pg_lightning.cli.listing",
 }
 """Commands beside those of Lightning's command line, and the modules with their ``main``."""
 
@@ -47,8 +50,9 @@ def main(args: list[str] | None = None) -> None:
         print(__version__)
         return
     if words in (["-h"], ["--help"]):
-        print(f"Commands, each with a --help of its own: {', '.join(known)}\n")
-    elif not words or not (words[0].startswith("-") or words[0] in known):
+        print(overview())
+        return
+    if not words or not (words[0].startswith("-") or words[0] in known):
         close = difflib.get_close_matches(words[0], known, n=1) if words else []
         what = f"there is no command {words[0]!r}" if words else "a command is missing"
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
@@ -95,6 +99,8 @@ def errors_in_one_line(root: str, cli: CLI | None = None) -> Iterator[None]:
 
 def quiet() -> None:
     """Leave out what Lightning and Gymnasium say about themselves; keep the report of a profiler."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # In a file or a pipe, too, each line appears when it is printed.
+        sys.stdout.reconfigure(line_buffering=True)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     logging.getLogger("pytorch_lightning.profilers").setLevel(logging.INFO)

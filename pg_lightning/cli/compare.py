@@ -17,6 +17,7 @@ from tqdm import tqdm
 from pg_lightning.callbacks.files import write_whole
 from pg_lightning.cli.configs import by_name
 from pg_lightning.cli.engines import ENGINES
+from pg_lightning.cli.help import program
 from pg_lightning.cli.jobs import Job, hash_of
 from pg_lightning.cli.runs import folder_name
 from pg_lightning.cli.tables import markdown
@@ -25,9 +26,9 @@ from pg_lightning.plotting.comparison import plot_comparison
 DESCRIPTION = """\
 Train configurations with many seeds each, and compare them: a table (comparison.md, comparison.csv) and figures.
 
-  python train.py compare configs/article.yaml --vary model.policy.init_args.dropout=0,0.6 --seeds 20
-  python train.py compare configs/cartpole.yaml --vary model.baseline=NoBaseline,LeaveOneOut --seeds 1000:1010
-  python train.py compare configs/a.yaml configs/b.yaml --seeds 10 --stop.max_env_steps 100000
+  {program} compare article --vary model.policy.init_args.dropout=0,0.6 --seeds 20
+  {program} compare cartpole --vary model.baseline=NoBaseline,LeaveOneOut --seeds 1000:1010
+  {program} compare a.yaml b.yaml --seeds 10 --stop.max_env_steps 100000
 
 What is finished is not run again, and what was killed goes on from its last checkpoint: type the same command again.
 CONFIG is a configuration file of fit; none means the defaults. Every further option is handed to fit.
@@ -38,13 +39,17 @@ def command_parser(usage: str, description: str) -> argparse.ArgumentParser:
     """Make the parser of a command that hands on to ``fit`` what it does not know; its errors can be caught."""
     raw = argparse.RawDescriptionHelpFormatter
     return argparse.ArgumentParser(
-        usage=usage, description=description, formatter_class=raw, allow_abbrev=False, exit_on_error=False
+        usage=usage,
+        description=description.replace("{program}", program()),
+        formatter_class=raw,
+        allow_abbrev=False,
+        exit_on_error=False,
     )
 
 
 def parser() -> argparse.ArgumentParser:
     """Make the parser of the options of ``compare`` itself."""
-    made = command_parser("train.py compare [CONFIG ...] [options] [options of fit]", DESCRIPTION)
+    made = command_parser(f"{program()} compare [CONFIG ...] [options] [options of fit]", DESCRIPTION)
     text = "an option of fit and its values: scalars joined by commas, or a YAML list; every combination is run"
     made.add_argument("--vary", action="append", default=[], metavar="OPTION=VALUES", help=text)
     made.add_argument(

@@ -4,6 +4,8 @@ import argparse
 import importlib.util
 from pathlib import Path
 
+from pg_lightning.cli.help import program
+
 
 def folder() -> Path:
     """Return where the configurations are: in the installed package, or beside it in a checkout."""
@@ -33,7 +35,7 @@ def by_name(words: list[str]) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Print the names, and what each configuration is for: the comment at its top."""
     parser = argparse.ArgumentParser(
-        "train.py configs", description="List the configurations that --config takes by name."
+        f"{program()} configs", description="List the configurations that --config takes by name."
     )
     parser.parse_args(arguments)
     known = shipped()

@@ -10,14 +10,25 @@ from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from pg_lightning.callbacks import GracefulInterrupt, UpdateProgressBar
+from pg_lightning.callbacks import GracefulInterrupt, ProgressLines, UpdateProgressBar
 from pg_lightning.callbacks.checkpoint import OptimizerOptions
 from pg_lightning.callbacks.pictures import draw
 from pg_lightning.callbacks.predictions import PredictionWriter
 from pg_lightning.callbacks.recorder import RunRecorder
 from pg_lightning.callbacks.report import EvaluationReport
 from pg_lightning.callbacks.video import record
-from pg_lightning.cli.parser import FIT, ROOT, TRAINER_DEFAULTS, Parser, add_arguments, check_config, implied
+from pg_lightning.cli.help import program
+from pg_lightning.cli.parser import (
+    HELP_OF,
+    ROOT,
+    TRAINER_DEFAULTS,
+    HelpAll,
+    Parser,
+    add_arguments,
+    check_config,
+    check_name,
+    implied,
+)
 from pg_lightning.cli.resume import (
     Resumed,
     already_ended,
@@ -59,7 +70,7 @@ class CLI(LightningCLI):
                 trainer_class=RunTrainer,
                 trainer_defaults=TRAINER_DEFAULTS,
                 parser_class=Parser,
-                parser_kwargs=dict.fromkeys(commands, exact) | exact | {"fit": exact | {"description": FIT}},
+                parser_kwargs=dict.fromkeys(commands, exact) | exact,
                 auto_configure_optimizers=False,
                 args=args,
             )
@@ -99,6 +110,8 @@ class CLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.command = subcommand  # type: ignore[attr-defined]
+        parser.add_argument("--help-all", action=HelpAll, help="Show every option and exit.")
         if subcommand == "test":
             text = "Episodes to record, greedily, into videos/ of the run folder (mp4)."
             parser.add_argument("--video", type=int, default=0, help=text)
@@ -114,18 +127,22 @@ class CLI(LightningCLI):
         """Parse the options, on top of the configuration of the checkpoint that is named."""
         arguments = list(sys.argv[1:] if args is None else args)
         typed, command = typed_options(arguments), self.command
+        name = None if typed.get("name") in (None, "null") else str(typed["name"])
+        check_name(name)
         self.root = Path(typed.get("trainer.default_root_dir") or ROOT)
         base = dict[str, Any]()
         named = typed.get("ckpt_path")
         if command is not None and named not in (None, "null"):
-            if (path := find_checkpoint(str(named), self.root, typed.get("env.id"))) is not None:
+            if (path := find_checkpoint(str(named), self.root, typed.get("env.id"), name)) is not None:
                 base = self._resume(path, command, typed)
             arguments += ["--ckpt_path", str(self.resumed.path) if self.resumed else "null"]
         if command is not None:
             place = arguments.index(command) + 1
             laid_under = ["--config", json.dumps(base)] if base else []
             arguments[place:place] = [*laid_under, *implied(typed, base)]
-        self.config = parser.parse_args(arguments)
+        following = [*arguments[1:], "-"]
+        words = [HELP_OF.get(w, w) if n.startswith("-") else w for w, n in zip(arguments, following, strict=True)]
+        self.config = parser.parse_args(words)
         config = self.config[self.config["subcommand"]]
         check_config(config)
         if command != "fit" and config.ckpt_path is None and not config.untrained:
@@ -156,7 +173,8 @@ class CLI(LightningCLI):
             folder = None
         else:
             if self.run is None and is_first_process():
-                parent = folder.parent if folder else Path(config.trainer.default_root_dir) / folder_name(config.env.id)
+                root, env, name = config.trainer.default_root_dir, folder_name(config.env.id), config.name or ""
+                parent = folder.parent if folder else Path(root, env, name)
                 self.run = RunFolder.new(parent)
             self._config_text = self._parser("fit").dump(saved, skip_none=False)
             folder = self.run.path if self.run else None
@@ -180,7 +198,7 @@ class CLI(LightningCLI):
                 callbacks += [self.recorder]
                 callbacks += [self._get(self.config_init, "checkpoint")] * checkpoints
         if config.enable_progress_bar is not False and not config.barebones:
-            callbacks += [UpdateProgressBar()]
+            callbacks += [UpdateProgressBar() if sys.stdout.isatty() else ProgressLines()]
         if self.subcommand == "predict":
             callbacks += [PredictionWriter(self._get(self.config, "format"))]
         if self.subcommand in ("validate", "test"):
@@ -230,7 +248,7 @@ class CLI(LightningCLI):
         last = self.run.path / "checkpoints" / "last.ckpt"
         if number is not None and last.exists():
             step = self.trainer.global_step
-            print(f"Stopped after update {step}. Go on with: python train.py fit --ckpt_path {last}")
+            print(f"Stopped after update {step}. Go on with: {program()} fit --ckpt_path {last}")
 
 
 def is_first_process() -> bool:

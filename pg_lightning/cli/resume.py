@@ -70,7 +70,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def find_checkpoint(named: str, root: Path, env_name: str | None) -> Path | None:
+def find_checkpoint(named: str, root: Path, env_name: str | None, name: str | None = None) -> Path | None:
     """Find the checkpoint that ``--ckpt_path`` names.
 
     Args:
@@ -78,6 +78,7 @@ def find_checkpoint(named: str, root: Path, env_name: str | None) -> Path | None
             ``last`` where there is one.
         root: folder of all runs.
         env_name: consider this environment's runs only.
+        name: consider this experiment's runs only.
 
     Raises:
         FileNotFoundError: there is none.
@@ -87,12 +88,13 @@ def find_checkpoint(named: str, root: Path, env_name: str | None) -> Path | None
         raise ValueError("--ckpt_path is empty: give a file, a run folder, last, best or auto")
     if named in ("last", "best", "auto"):
         runs = root / folder_name(env_name) if env_name else root
-        folder = newest_run(runs)
+        folder = newest_run(runs, name)
         if folder is None:
             if named == "auto":
                 return None
+            what = "run" if name is None else f"run of the experiment {name}"
             raise FileNotFoundError(
-                f"--ckpt_path {named}: there is nothing to resume; no run in {runs} has a last.ckpt"
+                f"--ckpt_path {named}: there is nothing to resume; no {what} in {runs} has a last.ckpt"
             )
         path = folder / "checkpoints" / ("best.ckpt" if named == "best" else "last.ckpt")
         if named == "best" and not path.is_file():

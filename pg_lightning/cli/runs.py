@@ -1,4 +1,4 @@
-"""Run folders ``<root>/<environment>/version_N/``: made, locked while they are written, and found again."""
+"""Run folders ``<root>/<environment>[/<experiment>]/version_N``: made, locked while they are written, found again."""
 
 import fcntl
 import os
@@ -28,6 +28,15 @@ def folder_name(env_name: str) -> str:
     ('ALE_Pong-v5', 'tests.envs_Counting-v0', '_')
     """
     return re.sub(r"[^\w.-]+", "_", env_name).lstrip(".")[:100] or "_"
+
+
+def is_run_name(name: str) -> bool:
+    """Tell whether a folder's name is that of a run.
+
+    >>> is_run_name("version_12"), is_run_name("version_")
+    (True, False)
+    """
+    return bool(re.fullmatch(r"version_\d+", name))
 
 
 class RunFolder:
@@ -113,9 +122,14 @@ def run_of(checkpoint: Path) -> Path | None:
     return None
 
 
-def newest_run(folder: Path) -> Path | None:
-    """Return the run below a folder whose last checkpoint is the newest, ``None`` where there is none."""
-    names = ("last.ckpt", "previous.ckpt")
-    found = [path for name in names for path in folder.glob(f"**/version_*/checkpoints/{name}")]
+def newest_run(folder: Path, name: str | None = None) -> Path | None:
+    """Return the run below a folder whose last checkpoint is the newest, ``None`` where there is none.
+
+    Args:
+        folder: with runs, at any depth.
+        name: consider this experiment's runs only.
+    """
+    places = [f"**/{name or ''}/version_*/checkpoints/{file}" for file in ("last.ckpt", "previous.ckpt")]
+    found = [path for place in places for path in folder.glob(place.replace("//", "/"))]
     newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     return newest and newest.parent.parent

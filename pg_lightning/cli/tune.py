@@ -14,13 +14,14 @@ import yaml
 from pg_lightning.callbacks.files import write_whole
 from pg_lightning.cli.compare import command_parser, name_of, seeds_of, word_of
 from pg_lightning.cli.engines import on_this_machine
+from pg_lightning.cli.help import program
 from pg_lightning.cli.jobs import Job, hash_of, parsed_config
 from pg_lightning.cli.runs import folder_name
 
 DESCRIPTION = """\
 Search for the options of a configuration that give the best final policy, on the mean over several seeds.
 
-  python train.py tune --config configs/cartpole.yaml --space space.yaml --trials 50
+  {program} tune --config cartpole --space space.yaml --trials 50
 
 space.yaml names options of fit and their range:
 
@@ -42,7 +43,7 @@ HEARTBEAT = 30
 
 def parser() -> argparse.ArgumentParser:
     """Make the parser of the options of ``tune`` itself."""
-    made = command_parser("train.py tune --space SPACE [options] [options of fit]", DESCRIPTION)
+    made = command_parser(f"{program()} tune --space SPACE [options] [options of fit]", DESCRIPTION)
     made.add_argument("--config", action="append", default=[], help="configuration file of fit (default: the defaults)")
     made.add_argument("--space", type=Path, help="YAML file of the options to search and their ranges")
     made.add_argument("--trials", type=int, default=50, help="of the study, over all processes (default 50)")
@@ -222,4 +223,4 @@ def write_best(study: Any, fit: list[str], space: Mapping[str, Any], out: Path) 
     image = io.BytesIO()
     plot_study(study, image)
     write_whole(out / "tuning.png", image.getvalue())
-    print(f"Best: {study.best_value:.2f}. Train with: python train.py fit --config {out / 'best.yaml'}")
+    print(f"Best: {study.best_value:.2f}. Train with: {program()} fit --config {out / 'best.yaml'}")

@@ -1,0 +1,145 @@
+"""The command line for people: help on two screens, suggestions that run, names of experiments."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pg_lightning.cli import main
+from pg_lightning.cli.configs import by_name
+from pg_lightning.cli.help import FIT, groups
+from pg_lightning.cli.jobs import Parsed
+from pg_lightning.cli.lightning import CLI
+from tests.runs import FEW, error, folder  # noqa: F401
+
+SHORT = [*FEW, "--trainer.max_steps", "2"]
+
+
+def printed(capsys, *words):
+    with pytest.raises(SystemExit) as ended:
+        main(list(words))
+    assert not ended.value.code
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", CLI.subcommands())
+def test_F1_help_fits_on_its_screens(command, capsys):
+    lines = printed(capsys, command, "--help").splitlines()
+    assert len(lines) <= (80 if command == "fit" else 24)
+    assert max(map(len, lines)) <= 100
+    assert f"python train.py {command}" in lines[0] and any("--ckpt_path" in line for line in lines)
+
+
+def test_F1_help_all_has_every_option_and_no_layers_of_torch(capsys):
+    text = printed(capsys, "fit", "--help-all")
+    for option in ("--trainer.gradient_clip_val", "--model.chunk_size", "--stop.decay", "--data.step_timeout"):
+        assert f"{option} " in text
+    assert "torch.nn" not in text.partition("--model.policy POLICY")[2].partition("--model.returns")[0]
+
+
+def test_F1_the_help_of_a_part_without_a_class_is_that_of_its_default(capsys):
+    assert "--model.policy.hidden_sizes" in printed(capsys, "fit", "--model.policy.help")
+    assert "--model.baseline.minibatch_size" in printed(capsys, "fit", "--model.baseline.help")
+
+
+VALUES = {
+    "config": "cartpole",
+    "name": "first",
+    "trainer.default_root_dir": "there",
+    "env.id": "Acrobot-v1",
+    "env.kwargs": "{}",
+    "env.wrappers": "[gymnasium.wrappers.FlattenObservation]",
+    "data.backend": "sync",
+    "data.num_envs": "4",
+    "trainer.max_time": "00:01:00:00",
+    "model.policy": "MLPPolicy",
+    "model.policy.hidden_sizes": "[8]",
+    "model.policy.dropout": "0.1",
+    "model.baseline": "Critic",
+    "model.returns": "GAE",
+    "model.normalization": "PerEpisode",
+    "model.direction": "NaturalGradient",
+    "model.gamma": "0.9",
+    "optimizer": "SGD",
+    "lr_scheduler": "ConstantLR",
+    "trainer.logger": "CSVLogger",
+    "trainer.enable_progress_bar": "false",
+}
+
+
+def test_every_option_of_the_help_is_one():
+    """All are parsed at once, with values of their own; ckpt_path needs a run."""
+    rows = [option for rows in FIT.values() for option, _, _ in rows if option != "ckpt_path"]
+    cli = Parsed(by_name(["fit", *(word for option in rows for word in (f"--{option}", VALUES.get(option, "5")))]))
+    assert cli.config.fit.model.policy.init_args.hidden_sizes == [8] and cli.config.fit.name == "first"
+    assert cli.config.fit.stop.max_env_steps == 5 and cli.config.fit.optimizer.init_args.lr == 5
+    for command in ("test", "predict", "watch", "export"):
+        rows = [option for option, _, _ in groups(command)["Options"] if option not in ("ckpt_path", "config")]
+        values = VALUES | {"untrained": "true", "format": "npz" if command == "predict" else "onnx", "greedy": "false"}
+        Parsed([command, *(word for option in rows for word in (f"--{option}", values.get(option, "8")))])
+
+
+TYPED = {
+    "--lr 0.1": "--optimizer.lr",
+    "--env Acrobot-v1": "--env.id",
+    "--hidden 64": "--model.policy.hidden_sizes [64]",
+    "--hidden_sizes=64,32": "--model.policy.hidden_sizes [64,32]",
+    "--policy MLPPolicy": "--model.policy",
+    "--gamma 0.9": "--model.gamma",
+    "--gae_lambda 0.9": "--model.returns.gae_lambda",
+    "--episodes 500": "--trainer.max_steps",
+    "--max_steps 5": "--trainer.max_steps",
+    "--total_timesteps 1000": "--stop.max_env_steps",
+    "--num_envs 4": "--data.num_envs",
+    "--batch_size 16": "--data.episodes_per_update",
+    "--seed 3": "--seed_everything",
+    "--logger false": "--trainer.logger",
+    "--exp_name first": "--name",
+    "--trainer.max_step 5": "--trainer.max_steps",
+}
+
+
+@pytest.fixture(scope="module")
+def parse():
+    """Parse words of ``fit`` as the command line does."""
+    cli = Parsed(["fit"])
+    return lambda *words: cli.parse_arguments(cli.parser, ["fit", *words])
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_E3_what_is_suggested_runs(typed, parse):
+    with pytest.raises(ValueError, match=r"there is no option") as refused:
+        parse(*typed.split())
+    suggested = re.search(r"did you mean (.*?)\?", str(refused.value))[1]
+    assert suggested == TYPED[typed]
+    words = shlex.split(suggested)
+    value = re.split("[ =]", typed, maxsplit=1)[1]
+    parse(*words, *([] if len(words) > 1 else [value]))
+
+
+def test_episodes_mean_those_of_the_evaluation_where_nothing_is_trained():
+    with pytest.raises(ValueError, match=r"did you mean --data\.eval_episodes\?$"):
+        Parsed(["test", "--untrained", "true", "--episodes", "10"])
+
+
+def test_F4_an_experiment_has_a_name(capsys):
+    main(["fit", *SHORT, "--name", "first"])
+    assert "Run folder: runs/CartPole-v1/first/version_0" in capsys.readouterr().out
+    main(["fit", *SHORT])
+    main(["fit", "--ckpt_path", "last", "--name", "first", "--trainer.max_steps", "3"])
+    assert "Ended: max_steps. Run folder: runs/CartPole-v1/first/version_0" in capsys.readouterr().out
+    main(["fit", "--config", "runs/CartPole-v1/first/version_0/config.yaml"])
+    assert sorted(path.as_posix() for path in Path("runs").rglob("version_*")) == [
+        *(f"runs/CartPole-v1/first/version_{number}" for number in (0, 1)),
+        "runs/CartPole-v1/version_0",
+    ]
+    assert yaml.safe_load(Path("runs/CartPole-v1/first/version_1/config.yaml").read_text())["name"] == "first"
+    assert "no run of the experiment second in runs" in error("test", "--ckpt_path", "last", "--name", "second")
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a b", "version_3", "x" * 101, "../there"])
+def test_a_bad_name_is_refused(name, folder):  # noqa: F811
+    assert error("fit", *SHORT, f"--name={name}").endswith(f"not {name!r}")
+    assert not list(folder.iterdir())
