@@ -80,7 +80,9 @@ def test_every_block_is_of_a_kind_that_is_checked(page):
     """Python, files and commands are run; settings are read; scripts are read by bash; the rest are diagrams."""
     assert {language for language, _ in page.blocks} <= {"python", "sh", "bash", "yaml", "text"}
     for command in page.commands:
-        assert re.search(r"train\.py |python3? -m (tests\.|venv)|pip install |^\. \.venv|^mkdocs|^\.ci/", command), command
+        assert re.search(r"train\.py |python3? -m (tests\.|venv)|pip install |^\. \.venv|^mkdocs|^\.ci/", command), (
+            command
+        )
     for block in page.of("yaml"):
         assert yaml.safe_load(block)
 

@@ -7,6 +7,7 @@ from typing import Any
 from latex2mathml.converter import convert
 
 ARITHMATEX = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', flags=re.DOTALL)
+FUNCTION = re.compile(r"<mi>(log|max|min)</mi>(?!<mo[^>]*>(?:\(|&#x00028;))")
 TAG = re.compile(r"\\tag\{(\d+)\}")
 
 
@@ -19,6 +20,7 @@ def mathml(formula: str, is_block: bool) -> str:
     r"""Convert a formula; the number of a ``\tag`` stands beside it."""
     tag = TAG.search(formula)
     converted = convert(TAG.sub("", formula).strip(), display="block" if is_block else "inline")
+    converted = FUNCTION.sub(r'<mi>\1</mi><mspace width="0.17em"/>', converted)
     if not is_block:
         return converted
     number = f'<span class="equation-number" id="equation-{tag[1]}">({tag[1]})</span>' if tag else ""
