@@ -1,13 +1,18 @@
-"""The pages in ``docs/``: every name, link and picture that they refer to exists."""
+"""The pages in ``docs/``: every name, link and picture that they refer to exists; the site is built."""
 
 import ast
+import importlib
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 
+import pg_lightning
 from tests.helpers import ROOT
 
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
 EXPLANATION = (ROOT / "docs/policy_gradients.md").read_text()
 REFERENCE = re.compile(r"`([\w/]+\.py)(: |::)([\w.]+)`")
 
@@ -61,6 +66,47 @@ def test_files_that_a_page_names_exist(page):
     linked = [target for target in re.findall(r"\]\(([^)#\s]+)", text) if "://" not in target]
     wrong = [path for path in named if not (ROOT / path).exists()]
     assert wrong + [target for target in linked if not (page.parent / target).exists()] == []
+
+
+def test_all_that_is_public_is_documented():
+    """Everything exported has a docstring and a place on the API page, and what stands there exists."""
+    listed = re.findall(r"^::: pg_lightning\.([\w.]+)$", (ROOT / "docs/api.md").read_text(), flags=re.MULTILINE)
+    assert len(set(listed)) == len(listed)
+    assert set(pg_lightning.__all__) <= set(listed)
+    for name in listed:
+        module, _, own = f"pg_lightning.{name}".rpartition(".")
+        one = getattr(importlib.import_module(module), own)
+        assert one.__doc__ and one.__doc__.strip(), name
+        if isinstance(one, type):
+            public = {key: value for key, value in vars(one).items() if not key.startswith("_") and callable(value)}
+            undocumented = [key for key, value in public.items() if not getattr(value, "__doc__", None)]
+            assert not undocumented, f"{name}: {undocumented}"
+
+
+def test_every_page_is_in_the_navigation():
+    navigation = (ROOT / "mkdocs.yml").read_text().partition("nav:")[2].partition("not_in_nav:")[0]
+    for page in PAGES:
+        name = page.relative_to(ROOT / "docs").as_posix()
+        assert name in navigation or name.startswith("comparisons/"), name
+
+
+@pytest.mark.slow
+def test_the_site_is_built_without_a_warning(tmp_path):
+    """Equations are in the pages, as MathML; nothing is loaded from elsewhere. The workflow builds it in CI."""
+    pytest.importorskip("mkdocs")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-d", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(build, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    page = (tmp_path / "policy_gradients.html").read_text()
+    assert page.count("<math ") == len(re.findall(r"\$\$.*?\$\$|\$[^$]*\$", EXPLANATION, flags=re.DOTALL))
+    assert "$" not in re.sub(r"<(script|code)\b.*?</\1>", "", page, flags=re.DOTALL)
+    for page in tmp_path.rglob("*.html"):
+        loaded = re.findall(
+            r'<(?:script|img|iframe)[^>]*\ssrc="(https?:[^"]*)|<link[^>]*rel="(?:stylesheet|preload)"[^>]*href="(https?:[^"]*)',
+            page.read_text(),
+        )
+        assert not loaded, page.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

@@ -27,6 +27,16 @@ def test_it_is_a_notebook():
         assert all(line.endswith("\n") for line in cell["source"][:-1])
 
 
+def test_its_outputs_are_committed_and_small():
+    """GitHub and the site show them; what a run wrote to standard error is left out."""
+    outputs = {cell["id"]: cell["outputs"] for cell in NOTEBOOK["cells"] if cell["cell_type"] == "code"}
+    assert {name for name, shown in outputs.items() if shown} == {"train", "plot", "watch", "film", "variance-plot"}
+    kinds = {output.get("name", output["output_type"]) for shown in outputs.values() for output in shown}
+    assert kinds == {"stdout", "display_data", "execute_result"}
+    assert "Solved and confirmed" in "".join(outputs["train"][0]["text"])
+    assert len(FILE.read_text()) < 400_000
+
+
 def test_training_plotting_and_watching_take_fewer_than_20_lines():
     lines = [line for name in ("train", "plot", "watch") for line in CODE[name].splitlines() if line.strip()]
     assert len(lines) < 20
