@@ -205,6 +205,22 @@ def test_a_comparison_that_is_killed_three_times_ends_with_the_same_table(tmp_pa
         assert "True" in {row["resumed"] for row in csv.DictReader(file)}
 
 
+@pytest.mark.slow
+def test_a_run_that_a_signal_ended_is_not_finished(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), "compare", str(ROOT / "configs/article.yaml"), "--seeds", "1"]
+    command += ["--workers", "1", "--out", str(tmp_path), "--trainer.max_steps", "100", "--eval_episodes", "4"]
+    slow = ["--checkpoint.every_seconds", "0.1"]
+    with subprocess.Popen([*command, *slow], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while not list(tmp_path.rglob("last.ckpt")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait() != 0
+    assert not list(tmp_path.rglob("seed_0.json"))
+    assert subprocess.run([*command, *slow], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode == 0
+    assert table(tmp_path)[0]["updates"] == "100"
+
+
 def test_names_and_ranges():
     assert list(seeds_of("1000:1003")) == [1000, 1001, 1002]
     variants = variants_of(["a.yaml", "b.yaml"], ["model.gamma=0.9,1"])

@@ -138,6 +138,8 @@ def run_unlocked(arguments: list[str], patience: float = 10.0) -> CLI:
 def finished(job: Job, cli: CLI, folder: Path, resumed: bool) -> dict[str, Any]:
     """Write the curve of a finished run, evaluate its last checkpoint, and return its row."""
     summary = json.loads((folder / "summary.json").read_text())
+    if summary["reason"] == "interrupted":  # By a signal: the run goes on when the comparison does.
+        raise KeyboardInterrupt
     columns = learning_curve(folder)
     lines = [",".join(columns), *(",".join(f"{value:.6g}" for value in row) for row in zip(*columns.values()))]  # noqa: B905
     write_whole(job.row_path.with_suffix(".csv"), "\n".join(lines) + "\n")
