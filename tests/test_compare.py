@@ -116,6 +116,7 @@ def test_another_configuration_is_run_anew(done):
 
 def test_the_figures_are_drawn(done):
     out, _ = done
+    assert {path.name for path in out.rglob("*.png")} == {"learning_curves.png", "final_returns.png"}  # None in runs.
     for name in ("learning_curves.png", "final_returns.png"):
         image = imread(out / name)
         assert image.shape[1] > 700 and image[..., :3].std() > 0.05

@@ -33,6 +33,7 @@ class RunRecorder(Callback):
         config: text of ``config.yaml``; by default there is no such file.
         source: folder of the run that is resumed; the rows of its CSV files up to the checkpoint are taken over.
         every_seconds: interval of a run without ``RunCheckpoint``; ``None`` where there is one.
+        pictures: whether the pictures are drawn.
 
     Attributes:
         begun: whether the files are there.
@@ -40,9 +41,13 @@ class RunRecorder(Callback):
     """
 
     def __init__(
-        self, config: str | None = None, source: Path | None = None, every_seconds: float | None = None
+        self,
+        config: str | None = None,
+        source: Path | None = None,
+        every_seconds: float | None = None,
+        pictures: bool = True,
     ) -> None:
-        self.config, self.source, self.every_seconds = config, source, every_seconds
+        self.config, self.source, self.every_seconds, self.pictures = config, source, every_seconds, pictures
         self.begun, self.seconds = False, 0.0
         self.tables, self._rows = list[Table](), dict[str, int]()
         self._started = time.perf_counter()
@@ -97,13 +102,13 @@ class RunRecorder(Callback):
         self.summary = summarize(trainer, self.train_seconds())
         write_whole(self.folder / "summary.json", json.dumps(self.summary, indent=2) + "\n")
         self.begun = True
-        if time.monotonic() >= self._drawn_at + DRAW_EVERY:
+        if self.pictures and time.monotonic() >= self._drawn_at + DRAW_EVERY:
             draw(self.folder)
             self._drawn_at = time.monotonic()
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the pictures, and hand them to the loggers."""
-        if trainer.is_global_zero and self.begun:
+        if self.pictures and trainer.is_global_zero and self.begun:
             log_pictures(trainer, draw(self.folder))
 
     def train_seconds(self) -> float:

@@ -61,10 +61,10 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(exit_code)
 
 
-def run(args: list[str]) -> CLI:
-    """Run one of Lightning's commands; return the command line with what it has made."""
+def run(args: list[str], kind: type[CLI] = CLI) -> CLI:
+    """Run one of Lightning's commands; return the command line, of the given kind, with what it has made."""
     quiet()
-    cli = CLI.__new__(CLI)
+    cli = kind.__new__(kind)
     with errors_in_one_line(ROOT, cli):
         cli.__init__(args)  # type: ignore[misc]
     return cli

@@ -7,6 +7,7 @@ import itertools
 import os
 import re
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ Train configurations with many seeds each, and compare them: a table (comparison
 What is finished is not run again, and what was killed goes on from its last checkpoint: type the same command again.
 CONFIG is a configuration file of fit; none means the defaults. Every further option is handed to fit.
 """
+
+
+WRITE_EVERY = 30.0
+"""Seconds between two tables while the runs go on: their intervals are bootstrapped, which takes a while."""
 
 
 def command_parser(usage: str, description: str) -> argparse.ArgumentParser:
@@ -80,13 +85,19 @@ def main(arguments: list[str]) -> int:
     failed = list[dict[str, Any]]()
     waiting = sorted((job for job in jobs if job not in rows), key=lambda job: job.seed)  # All variants grow alike.
     named = {(job.name, job.seed): job for job in waiting}
-    with tqdm(total=len(jobs), initial=len(rows), desc="Runs", unit="run", mininterval=0) as bar:
+    written_at, on_terminal = time.monotonic(), sys.stderr.isatty()
+    off = not on_terminal  # In a log file a bar is a mess.
+    with tqdm(total=len(jobs), initial=len(rows), desc="Runs", unit="run", mininterval=0, disable=off) as bar:
         for row in ENGINES[options.on](waiting, min(options.workers, max(1, len(waiting)))):
             if "error" in row:
                 failed.append(row)
             else:
                 rows[named[row["name"], row["seed"]]] = row
+            if rows and time.monotonic() > written_at + WRITE_EVERY:
                 write_results(out, jobs, rows)
+                written_at = time.monotonic()
+            if not on_terminal:
+                print(f"{len(rows) + len(failed)} of {len(jobs)} runs: {row['name']}, seed {row['seed']}", flush=True)
             bar.set_postfix_str(f"{row['name']}, seed {row['seed']}")
             bar.update()
     for row in failed:

@@ -59,6 +59,12 @@ class Job(NamedTuple):
         return row if row.get("config_hash") == self.config_hash else None
 
 
+class Compared(CLI):
+    """Command line of a run in a comparison, which draws figures of all its runs instead of pictures of each."""
+
+    pictures = False
+
+
 class Parsed(CLI):
     """Command line that is parsed and built, and not run."""
 
@@ -128,7 +134,7 @@ def run_unlocked(arguments: list[str], patience: float = 10.0) -> CLI:
     deadline = time.monotonic() + patience
     while True:
         try:
-            return run(arguments)
+            return run(arguments, Compared)
         except SystemExit as error:
             if "is being written by another process" not in str(error.code) or time.monotonic() > deadline:
                 raise

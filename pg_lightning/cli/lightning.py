@@ -51,8 +51,10 @@ class CLI(LightningCLI):
         run: folder that this process writes, ``None`` where it writes none.
         resumed: checkpoint to go on from.
         exit_code: of the process.
+        pictures: whether the run's pictures are drawn, by class.
     """
 
+    pictures = True
     run: RunFolder | None = None
     resumed: Resumed | None = None
     recorder: RunRecorder | None = None
@@ -194,7 +196,8 @@ class CLI(LightningCLI):
                 callbacks += [OptimizerOptions()]
             if not config.barebones:
                 source = self.resumed.folder if self.resumed else None
-                self.recorder = RunRecorder(self._config_text, source, every_seconds=None if checkpoints else 10.0)
+                every = None if checkpoints else 10.0
+                self.recorder = RunRecorder(self._config_text, source, every, self.pictures)
                 callbacks += [self.recorder]
                 callbacks += [self._get(self.config_init, "checkpoint")] * checkpoints
         if config.enable_progress_bar is not False and not config.barebones:
@@ -234,7 +237,7 @@ class CLI(LightningCLI):
         assert self.resumed is not None
         if is_first_process():
             print(f"{self.resumed.folder or self.resumed.path} has already ended: {reason}")
-        if (run := self.resumed.run) is not None and not (run.path / "learning_curve.png").exists():
+        if self.pictures and (run := self.resumed.run) is not None and not (run.path / "learning_curve.png").exists():
             draw(run.path)
 
     def _say_where(self) -> None:
