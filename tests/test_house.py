@@ -21,7 +21,7 @@ PACKAGE = Path(pg_lightning.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 LEVELS = [
-    {"tree", "hparams", "functional", "schedules", "memory", "statistics"},
+    {"tree", "frames", "hparams", "functional", "schedules", "memory", "statistics"},
     {"policies.dropout"},
     {"episodes"},
     {"envs", "metrics", "fitted", "fisher", "diagnostics", "policies", "gradients"},

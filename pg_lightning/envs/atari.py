@@ -14,6 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from pg_lightning.envs.errors import EnvironmentFault
+from pg_lightning.envs.frames import FrameStack
 
 NAMESPACE = "ALE/"
 """Beginning of the ids that ale-py registers."""
@@ -55,8 +56,8 @@ def pong_frames(env: gym.Env) -> gym.Env:
 
 
 def pong_stack(env: gym.Env) -> gym.Env:
-    """Show the last two of :func:`pong_frames`, ``[2, 80, 80]``: a single one does not tell which way the ball flies."""
-    return gym.wrappers.FrameStackObservation(pong_frames(env), 2)
+    """Show the last two of :func:`pong_frames`, ``[2, 80, 80]``: a single one does not tell where the ball flies."""
+    return FrameStack(pong_frames(env), 2)
 
 
 def pong_difference(env: gym.Env) -> gym.Env:
@@ -78,7 +79,7 @@ def atari_stack(env: gym.Env) -> gym.Env:
     A pixel is the mean of four.
     """
     space = gym.spaces.Box(0, 255, (SCREEN[0] // 2, SCREEN[1] // 2), np.uint8)
-    return gym.wrappers.FrameStackObservation(gym.wrappers.TransformObservation(_grey(env), _halved, space), 4)
+    return FrameStack(gym.wrappers.TransformObservation(_grey(env), _halved, space), 4)
 
 
 def _grey(env: gym.Env) -> gym.Env:
@@ -120,4 +121,4 @@ class _Difference(gym.Wrapper):
         """Take an action."""
         frame, *rest = self.env.step(action)
         before, self._before = self._before, frame.view(np.int8)
-        return self._before - before, *rest  # type: ignore[return-value]
+        return self._before - before, *rest
