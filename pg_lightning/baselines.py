@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pg_lightning.episodes import Batch, Episodes
 from pg_lightning.fitted import Fitted
+from pg_lightning.frames import stacked
 from pg_lightning.functional import leave_one_out, timestep_indices, timestep_mean
 from pg_lightning.hparams import Recorded
 from pg_lightning.policies.encoders import make_encoder
@@ -132,7 +133,7 @@ class LinearBaseline(Baseline, Fitted, nn.Module):
 
     def _of(self, episodes: Episodes) -> Tensor:
         steps = torch.from_numpy(timestep_indices(episodes.lengths.numpy(force=True)))
-        return self._features(episodes.observations, steps)
+        return self._features(stacked(episodes.observations), steps)
 
     def forward(self, episodes: Episodes, returns: Tensor) -> Tensor:
         """Return the predicted returns ``[T]``."""

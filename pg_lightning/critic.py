@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pg_lightning.baselines import Baseline
 from pg_lightning.episodes import Batch, Episodes
 from pg_lightning.fitted import Fitted
+from pg_lightning.frames import rows_together, stacked
 from pg_lightning.policies.bodies import MLPBody
 from pg_lightning.policies.encoders import Encoder, make_encoder
 from pg_lightning.policies.normalization import NormalizeObservations
@@ -90,10 +91,10 @@ class Critic(Baseline, Fitted, nn.Module):
     def value(self, observations: Tree) -> Tensor:
         """Map raw observations, a tree of ``[T, ...]``, to V ``[T]``, float64."""
         device, count = self.moments.device, len(tree_leaves(observations)[0])
-        parts = []
-        for start in range(0, count, CHUNK):
-            part = tree_map(lambda leaf, a=start: leaf[a : a + CHUNK].to(device), observations)
-            parts.append(self.body(self.encoder(part))[:, 0])
+        parts, size = [], rows_together(observations, CHUNK)
+        for start in range(0, count, size):
+            part = tree_map(lambda leaf, a=start: leaf[a : a + size].to(device), observations)
+            parts.append(self.body(self.encoder(stacked(part)))[:, 0])
         return (torch.cat(parts).double() * self.std).to(tree_leaves(observations)[0].device)
 
     @property
@@ -111,8 +112,8 @@ class Critic(Baseline, Fitted, nn.Module):
         update = int(self.seed) * 2**32 + batch.episodes.update
         generator = torch.Generator().manual_seed(update)
         encode: nn.Module = self.encoder
-        if not list(encode.parameters()):  # Nothing in it learns: its features stay what they are.
-            observations, encode = encode(observations), nn.Identity()
+        if not list(encode.parameters()) and rows_together(observations, len(targets)) == len(targets):
+            observations, encode = encode(stacked(observations)), nn.Identity()  # Its features stay what they are.
         self.requires_grad_(True)
         self.optimizer = self.optimizer or self._make_optimizer()
         try:
@@ -122,7 +123,7 @@ class Critic(Baseline, Fitted, nn.Module):
                 for start in range(0, len(order), self.minibatch_size):
                     rows = slice(start, start + self.minibatch_size)
                     inputs, aims = tree_map(lambda leaf, rows=rows: leaf[rows], shuffled)  # [M, ...], [M]
-                    outputs = self.body(encode(inputs))  # [M, 1]
+                    outputs = self.body(encode(stacked(inputs)))  # [M, 1]
                     self.optimizer.zero_grad()
                     # The gradient of the mean squared error.
                     outputs.backward(2 / len(aims) * (outputs.detach() - aims[:, None]))

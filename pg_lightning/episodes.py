@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pg_lightning.frames import rows_together, stacked
 from pg_lightning.functional import episode_sums
 from pg_lightning.policies.dropout import replay_masks
 from pg_lightning.tree import Tree, tree_leaves, tree_map
@@ -23,7 +24,8 @@ class Episodes:
     r"""Everything one update sampled. Shapes are checked at construction.
 
     Attributes:
-        observations: :math:`S_t`, a tree of ``[T, ...]``, as the environment emits them.
+        observations: :math:`S_t`, a tree of ``[T, ...]``, as the environment emits them; stacks of frames are
+            :class:`~pg_lightning.frames.FrameStacks`.
         actions: :math:`A_t`, a tree of ``[T, ...]``, as the policy's distribution sampled them.
         log_probs: behaviour log-probs ``[T]``: :math:`\log\pi(A_t|S_t)` of the policy while it acted.
         rewards: ``rewards[t]`` is :math:`R_{t+1}` ``[T]``, float64.
@@ -158,12 +160,14 @@ class Chunk(NamedTuple):
     def distribution(self, policy: nn.Module) -> Distribution:
         """Return the policy's distributions at its observations, under the dropout masks that it acted with."""
         with replay_masks(policy, self.dropout_masks):
-            return policy(self.observations, *self.action_masks)
+            return policy(stacked(self.observations), *self.action_masks)
 
     def split(self, size: int) -> "Iterator[Chunk]":
-        """Cut it into runs of at most ``size`` timesteps."""
+        """Cut it into runs of at most ``size`` timesteps, fewer of large images; frames are stacked."""
+        size = rows_together(self.observations, size)
         for start in range(0, len(self.log_probs), size):
-            yield self.rows(slice(start, start + size))
+            run = self.rows(slice(start, start + size))
+            yield run._replace(observations=stacked(run.observations))
 
 
 def checked(name: str, value: Any, episodes: Episodes) -> Tensor:

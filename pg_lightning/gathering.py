@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from pg_lightning.episodes import PER_EPISODE, PER_TIMESTEP, Batch, Episodes, Outcome
+from pg_lightning.frames import stacked
 from pg_lightning.tree import tree_map
 
 
@@ -52,7 +53,7 @@ def _sizes(module: pl.LightningModule, episodes: Episodes) -> list[list[int]]:
 def _gather(module: pl.LightningModule, sizes: list[int], leaf: Tensor) -> Tensor:
     """Join the rows of all processes; each hands in as many as its size says, padded to the largest."""
     padded = torch.zeros(max(sizes), *leaf.shape[1:], dtype=leaf.dtype, device=module.device)
-    padded[: len(leaf)] = leaf
+    padded[: len(leaf)] = leaf = stacked(leaf)
     everywhere: Any = module.all_gather(padded)
     return torch.cat([part[:size] for part, size in zip(everywhere, sizes, strict=True)]).to(leaf.device)
 

@@ -38,15 +38,16 @@ class Returns(Recorded, ABC):
         truncation: how an episode that was cut by a time limit counts: ``terminal``, as if nothing followed (the
             article); ``bootstrap``, the critic's value of its final observation follows; ``drop``, it is left out,
             which is biased towards short episodes.
+        restart_at_rewards: whether a return ends with the next reward that is not 0, as if each episode were many.
 
     Raises:
         ValueError: another truncation.
     """
 
-    def __init__(self, truncation: Truncation) -> None:
+    def __init__(self, truncation: Truncation, restart_at_rewards: bool = False) -> None:
         if truncation not in get_args(Truncation):
             raise ValueError(f"truncation must be one of {', '.join(get_args(Truncation))}, not {truncation!r}")
-        self.truncation, self._warned = truncation, False
+        self.truncation, self.restart_at_rewards, self._warned = truncation, restart_at_rewards, False
 
     @abstractmethod
     def __call__(self, episodes: Episodes, values: Values | None, gamma: float) -> Tensor:
@@ -76,10 +77,16 @@ class Returns(Recorded, ABC):
             )
         return episodes.select(~episodes.truncated)
 
+    def discounts(self, episodes: Episodes, factor: float) -> Tensor:
+        """Return the factor with which each timestep's sum goes on in the next one: 0 where it ends ``[T]``."""
+        discounts = discounts_within(episodes.lengths, factor)
+        return discounts * (episodes.rewards == 0) if self.restart_at_rewards else discounts
+
     def _tails(self, episodes: Episodes, values: Values | None, gamma: float) -> Tensor:
         """Return what follows the last reward of every episode, discounted once ``[E]``."""
         if self.truncation == "bootstrap" and values is not None:
-            return gamma * values.final * episodes.truncated
+            goes_on = episodes.rewards[last_rows(episodes)] == 0 if self.restart_at_rewards else True
+            return gamma * values.final * episodes.truncated * goes_on
         if self.truncation == "bootstrap" and not self._warned:
             self._warned = True
             warnings.warn("truncation 'bootstrap' needs a critic: truncated episodes count as terminal", stacklevel=3)
@@ -93,15 +100,17 @@ class MonteCarlo(Returns):
         truncation: how an episode that was cut by a time limit counts: ``terminal``, as if nothing followed (the
             article); ``bootstrap``, the critic's value of its final observation follows; ``drop``, it is left out,
             which is biased towards short episodes.
+        restart_at_rewards: whether a return ends with the next reward that is not 0. In Pong each point is played anew,
+            so what follows it is noise; where actions change what can be earned after a reward, it biases.
     """
 
-    def __init__(self, truncation: Truncation = "terminal") -> None:
-        super().__init__(truncation)
+    def __init__(self, truncation: Truncation = "terminal", restart_at_rewards: bool = False) -> None:
+        super().__init__(truncation, restart_at_rewards)
 
     def __call__(self, episodes: Episodes, values: Values | None, gamma: float) -> Tensor:
         """Return :math:`G_t = R_{t+1} + γ G_{t+1}` ``[T]``."""
         rewards = episodes.rewards.double().index_add(0, last_rows(episodes), self._tails(episodes, values, gamma))
-        return discounted_sums(rewards, discounts_within(episodes.lengths, gamma))
+        return discounted_sums(rewards, self.discounts(episodes, gamma))
 
 
 class GAE(Returns):
@@ -114,6 +123,8 @@ class GAE(Returns):
         gae_lambda: λ, from 0 (one-step TD error) to 1 (Monte-Carlo).
         truncation: how the episode that was cut by a time limit counts: ``bootstrap``, the critic's value of its final
             observation follows; ``terminal``, as if nothing followed; ``drop``, it is left out.
+        restart_at_rewards: whether a return ends with the next reward that is not 0, as in :class:`MonteCarlo`; the
+            critic then learns what the next reward will be.
 
     Raises:
         ValueError: λ outside of [0, 1], or a baseline without a critic.
@@ -121,8 +132,10 @@ class GAE(Returns):
     Source: Schulman et al. (2016), "High-Dimensional Continuous Control Using Generalized Advantage Estimation".
     """
 
-    def __init__(self, gae_lambda: float = 0.95, truncation: Truncation = "bootstrap") -> None:
-        super().__init__(truncation)
+    def __init__(
+        self, gae_lambda: float = 0.95, truncation: Truncation = "bootstrap", restart_at_rewards: bool = False
+    ) -> None:
+        super().__init__(truncation, restart_at_rewards)
         if not 0 <= gae_lambda <= 1:
             raise ValueError(f"gae_lambda must be from 0 to 1, not {gae_lambda}")
         self.gae_lambda = gae_lambda
@@ -131,10 +144,10 @@ class GAE(Returns):
         """Return the λ-returns ``[T]``."""
         if values is None:
             raise ValueError("GAE needs a critic: use --model.baseline pg_lightning.Critic, or MonteCarlo returns")
-        following = values.values.roll(-1) * gamma  # [T]
+        following = values.values.roll(-1) * self.discounts(episodes, gamma)  # [T]
         following[last_rows(episodes)] = self._tails(episodes, values, gamma)
         errors = episodes.rewards + following - values.values  # [T]
-        return values.values + discounted_sums(errors, discounts_within(episodes.lengths, gamma * self.gae_lambda))
+        return values.values + discounted_sums(errors, self.discounts(episodes, gamma * self.gae_lambda))
 
 
 class ScaledRewards(Returns, Fitted, nn.Module):
@@ -170,7 +183,7 @@ class ScaledRewards(Returns, Fitted, nn.Module):
         if isinstance(returns, ScaledRewards):
             raise ValueError("ScaledRewards in ScaledRewards would scale the rewards twice: leave one out")
         self.returns = returns or MonteCarlo()
-        super().__init__(self.returns.truncation)
+        super().__init__(self.returns.truncation, self.returns.restart_at_rewards)
         for name in ("count", "mean", "m2"):  # Of all discounted returns so far.
             self.register_buffer(name, torch.zeros((), dtype=torch.float64))
 
@@ -194,7 +207,7 @@ class ScaledRewards(Returns, Fitted, nn.Module):
     def fit(self, batch: Batch) -> dict[str, float]:
         """Fold in the discounted returns of a batch, and convert its returns to the new scale, for the critic."""
         episodes, before = batch.episodes, self.scale
-        returns = discounted_sums(episodes.rewards, discounts_within(episodes.lengths, self._gamma)).to(self.mean)
+        returns = discounted_sums(episodes.rewards, self.discounts(episodes, self._gamma)).to(self.mean)
         fold_in(returns, self.count, self.mean, self.m2)
         batch.returns = batch.returns * (before / self.scale).to(batch.returns.device)
         return {"reward_scale": before.item()}

@@ -93,6 +93,62 @@ def test_drop_leaves_out_truncated_episodes():
         MonteCarlo("drop").select(scripted(truncated=(True, True)))
 
 
+def points(truncated=(False, True)):
+    """Two games: the points -1 and 1 of the first, and -1 of the second, which goes on for one more timestep."""
+    return episodes_of([0.0, -1.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0], [5, 3], truncated)
+
+
+POINTS = Values(torch.arange(1.0, 9.0).double(), torch.tensor([70.0, 80.0]).double())
+
+
+def test_returns_restart_at_each_point():
+    found = MonteCarlo(restart_at_rewards=True)(points(), POINTS, GAMMA)
+    torch.testing.assert_close(found, torch.tensor([-0.9, -1, 0.81, 0.9, 1, -0.9, -1, 0]).double())
+    whole = MonteCarlo()(points(), POINTS, GAMMA)[:2]
+    torch.testing.assert_close(whole, torch.tensor([-0.9 + 0.9**4, -1 + 0.9**3]).double())
+    found = MonteCarlo("bootstrap", restart_at_rewards=True)(points(), POINTS, GAMMA)
+    torch.testing.assert_close(found, torch.tensor([-0.9, -1, 0.81, 0.9, 1, -0.9, -1, 0.9 * 80]).double())
+
+
+def test_a_point_in_the_last_timestep_is_not_bootstrapped():
+    episodes = episodes_of([0.0, 1.0], [2], [True])
+    values = Values(torch.tensor([2.0, 3.0]).double(), torch.tensor([7.0]).double())
+    for returns in (MonteCarlo("bootstrap", restart_at_rewards=True), GAE(1.0, restart_at_rewards=True)):
+        torch.testing.assert_close(returns(episodes, values, GAMMA), torch.tensor([0.9, 1.0]).double())
+    torch.testing.assert_close(GAE(1.0)(episodes, values, GAMMA)[1], torch.tensor(1 + 0.9 * 7).double())
+
+
+def test_lambda_returns_restart_at_each_point():
+    errors = [0.9 * 2 - 1, -1 - 2, 0.9 * 4 - 3, 0.9 * 5 - 4, 1 - 5, 0.9 * 7 - 6, -1 - 7, 0.9 * 80 - 8]
+    decay = 0.9 * 0.8
+    advantages = [
+        errors[0] + decay * errors[1],
+        errors[1],
+        errors[2] + decay * errors[3] + decay**2 * errors[4],
+        errors[3] + decay * errors[4],
+        errors[4],
+        errors[5] + decay * errors[6],
+        errors[6],
+        errors[7],
+    ]
+    found = GAE(0.8, restart_at_rewards=True)(points(), POINTS, GAMMA) - POINTS.values
+    torch.testing.assert_close(found, torch.tensor(advantages).double())
+    for truncation in ("terminal", "bootstrap"):
+        torch.testing.assert_close(
+            GAE(1.0, truncation, restart_at_rewards=True)(points(), POINTS, GAMMA),
+            MonteCarlo(truncation, restart_at_rewards=True)(points(), POINTS, GAMMA),
+        )
+
+
+def test_scaled_rewards_restart_too():
+    returns = ScaledRewards(MonteCarlo(restart_at_rewards=True))
+    episodes = points()
+    found = returns(episodes, None, GAMMA)
+    assert returns.fit(batch_of(episodes, found)) == {"reward_scale": 1.0}
+    torch.testing.assert_close(returns.scale, found.std(correction=0))
+    torch.testing.assert_close(returns(episodes, None, GAMMA), found / returns.scale)
+
+
 @pytest.mark.parametrize("make", [lambda: GAE(1.5), lambda: GAE(-0.1), lambda: MonteCarlo("ignore")])
 def test_arguments_out_of_range(make):
     with pytest.raises(ValueError, match="must be"):

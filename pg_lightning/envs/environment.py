@@ -14,6 +14,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
+from pg_lightning.envs import atari
 from pg_lightning.envs.errors import EnvironmentFault, environment_errors
 from pg_lightning.envs.masks import ACTION_MASK
 from pg_lightning.envs.vector import make_vector
@@ -139,6 +140,8 @@ class Environment:
             module, _, name = self.id.rpartition(":")
             if module:
                 importlib.import_module(module)
+            elif name.startswith(atari.NAMESPACE):
+                atari.register()
             return gym.spec(name)
 
     def make(self, **extra_kwargs: Any) -> gym.Env:

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from pg_lightning.fitted import Fitted, fold_in
+from pg_lightning.frames import rows_together, stacked
 from pg_lightning.policies.encoders import Encoder, make_encoder
 from pg_lightning.policies.twins import TWINS, Drawing, Layer, numpy_twin
-from pg_lightning.tree import Tree
+from pg_lightning.tree import Tree, tree_map
 
 if TYPE_CHECKING:
     from pg_lightning.episodes import Batch
@@ -69,8 +70,14 @@ class NormalizeObservations(Encoder, Fitted):
 
     @torch.no_grad()
     def fit(self, batch: "Batch") -> dict[str, float]:
-        """Fold in the observations of a batch."""
-        fold_in(self.inner(batch.episodes.observations).to(self.mean), self.count, self.mean, self.m2)
+        """Fold in the observations of a batch; where there are no numbers, as with images, there is nothing to do."""
+        if not self.numbers.any():
+            return {}
+        observations, count = batch.episodes.observations, batch.episodes.num_timesteps
+        size = rows_together(observations, count)
+        for start in range(0, count, size):
+            part = tree_map(lambda leaf, a=start: leaf[a : a + size], observations)
+            fold_in(self.inner(stacked(part)).to(self.mean), self.count, self.mean, self.m2)
         self.shift.copy_(self.mean)
         self.factor.copy_((self.m2 / self.count + 1e-8).rsqrt())
         return {}

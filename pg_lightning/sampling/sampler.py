@@ -7,7 +7,9 @@ import torch
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 
+from pg_lightning.envs.frames import FrameStackSpace
 from pg_lightning.episodes import Episodes
+from pg_lightning.frames import FrameStacks
 from pg_lightning.sampling.actors import Actor, PolicyError
 from pg_lightning.sampling.reading import ObservationReader
 from pg_lightning.sampling.steps import Steps
@@ -70,7 +72,10 @@ class EpisodeSampler:
         self._first_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self.autoreset = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.skips_idle = bool(getattr(envs, "skips_idle", False))
-        self._steps, self._warned = Steps(envs.num_envs), False
+        space = envs.single_observation_space
+        self._stack_size = space.shape[0] if isinstance(space, FrameStackSpace) else 0
+        self._steps = Steps(envs.num_envs, of_stacks=self._stack_size > 0)
+        self._warned = False
 
     def sample(self, actor: Actor, update: int) -> Episodes:
         """Run the episodes of an update.
@@ -211,15 +216,19 @@ class EpisodeSampler:
         rows, taken = self._select(flags[0] | flags[1])
         terminated, truncated = flags.reshape(2, -1)[:, rows]  # [T]
         ends = np.flatnonzero(terminated | truncated)
+        lengths = torch.from_numpy(ends - np.concatenate([[-1], ends[:-1]]))
+        observations = steps.take("observations", rows)
+        if steps.of_stacks:
+            observations = FrameStacks.of_episodes(observations, lengths, self._stack_size)
         actions = steps.take("actions", rows)
         log_probs, masks = actor.record(actions, rows)
         episodes = Episodes(
-            observations=steps.take("observations", rows),
+            observations=observations,
             actions=actions,
             log_probs=log_probs,
             rewards=steps.take("rewards", rows),
             dropout_masks=masks,
-            lengths=torch.from_numpy(ends - np.concatenate([[-1], ends[:-1]])),
+            lengths=lengths,
             terminated=torch.from_numpy(terminated[ends]),
             truncated=torch.from_numpy(truncated[ends]),
             final_observations=steps.final_observations(rows[ends]),

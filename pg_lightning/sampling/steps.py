@@ -47,6 +47,7 @@ class Steps:
 
     Args:
         num_envs: N.
+        of_stacks: whether observations are stacks of frames ``[N, k, ...]``, of which the newest frame is kept.
 
     Attributes:
         block_size: steps in a block.
@@ -54,8 +55,8 @@ class Steps:
 
     block_size = BLOCK_STEPS
 
-    def __init__(self, num_envs: int) -> None:
-        self.num_envs = num_envs
+    def __init__(self, num_envs: int, of_stacks: bool = False) -> None:
+        self.num_envs, self.of_stacks = num_envs, of_stacks
         self._blocks: list[_Block] = []
         self._used, self._floats = 0, np.dtype(np.float32)
 
@@ -68,12 +69,21 @@ class Steps:
         self._ends: list[tuple[int, np.ndarray, Tree]] = []
 
     def observe(self, step: int, observations: Tree) -> Tree:
-        """Keep the observations of a step, a tree of ``[N, ...]``; return them as they are kept."""
+        """Keep the observations of a step, a tree of ``[N, ...]``; return them as kept, stacks as they came."""
+        if self.of_stacks:
+            self._keep_newest(step, observations[:, -1])
+            return observations
         index = step % self.block_size
         if index == 0:
             self._open(tree_map(np.asarray, observations))
         row = self._now.observation_rows[index]
         return _keep(row, observations) if isinstance(row, np.ndarray) else tree_map(_keep, row, observations)
+
+    def _keep_newest(self, step: int, frames: np.ndarray) -> None:
+        index = step % self.block_size
+        if index == 0:
+            self._open(frames)
+        self._now.observation_rows[index][...] = frames
 
     def _open(self, observations: Tree) -> None:
         """Go on to the next block; make it if there is none."""

@@ -1,0 +1,158 @@
+"""Pixels: frames stored once, exact gradients, exact resume, and a policy that learns from images."""
+
+from functools import partial
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from pg_lightning import (
+    GAE,
+    Critic,
+    Environment,
+    EpisodeDataModule,
+    EpisodeSampler,
+    Gradient,
+    LeaveOneOut,
+    MLPPolicy,
+    MonteCarlo,
+    NaturalGradient,
+    Reinforce,
+)
+from pg_lightning.cli import main
+from pg_lightning.envs.frames import FrameStackSpace
+from pg_lightning.frames import CHUNK_BYTES, FrameStacks, rows_together, stacked
+from pg_lightning.policies import CNNPolicy
+from pg_lightning.policies.encoders import FlattenEncoder
+from pg_lightning.sampling.actors import make_actor
+from tests.helpers import tensors, trainer, weights_of
+from tests.runs import QUIET, folder  # noqa: F401
+
+SMALL = partial(CNNPolicy, hidden_sizes=(32,))
+
+
+def catch(wrapper="stacked"):
+    return Environment("tests.pixels:Catch-v0", wrappers=[f"tests.pixels.{wrapper}"])
+
+
+def learner(env=None, **parts):
+    pl.seed_everything(0, verbose=False)
+    return Reinforce(env or catch(), SMALL, **{"baseline": LeaveOneOut(), "direction": Gradient()} | parts)
+
+
+def sampled(wrapper, backend="sync", episodes=7):
+    agent = learner(catch(wrapper))
+    sampler = EpisodeSampler(agent.env.make_vector(3, backend), episodes)
+    try:
+        return [sampler.sample(make_actor(agent.policy, agent.env.action_space), update) for update in (0, 1)]
+    finally:
+        sampler.close()
+
+
+def test_frames_are_stored_once():
+    one = sampled("stacked")[0]
+    stacks = one.observations
+    assert isinstance(stacks, FrameStacks) and stacks.shape == (one.num_timesteps, 2, 6, 6)
+    assert stacks.frames.shape == (one.num_timesteps, 6, 6) and stacks.frames.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+def test_episodes_are_those_of_whole_stacks(backend, monkeypatch):
+    monkeypatch.setattr("pg_lightning.sampling.steps.BLOCK_STEPS", 4)  # Episodes go over the ends of blocks.
+    for once, whole in zip(sampled("stacked", backend), sampled("plainly_stacked", backend), strict=True):
+        assert isinstance(whole.observations, torch.Tensor)
+        assert torch.equal(once.observations.stacked(), whole.observations)
+        once.observations = once.observations.stacked()
+        assert all(map(torch.equal, tensors(once), tensors(whole)))
+
+
+def test_the_first_stack_repeats_the_first_frame():
+    env = catch().make()
+    assert isinstance(env.observation_space, FrameStackSpace)
+    first, _ = env.reset(seed=1)
+    second, *_ = env.step(0)
+    assert np.array_equal(first[0], first[1]) and np.array_equal(second[0], first[1])
+    assert not np.array_equal(second[0], second[1])
+
+
+def test_stacks_are_chosen_like_rows_of_a_tensor():
+    frames = torch.arange(5 * 3).reshape(5, 3)
+    stacks = FrameStacks.of_episodes(frames, torch.tensor([3, 2]), 2)
+    whole = frames[torch.tensor([[0, 0], [0, 1], [1, 2], [3, 3], [3, 4]])]
+    chosen = torch.tensor([4, 0, 2])
+    for rows in (slice(1, 4), slice(None, None, 2), chosen, torch.tensor([True, False, True, True, False])):
+        assert torch.equal(stacks[rows].stacked(), whole[rows]) and len(stacks[rows]) == len(whole[rows])
+        assert stacks[rows].frames is frames
+    assert np.array_equal(stacks[1:].numpy(), whole[1:].numpy())
+    tree = stacked({"a": stacks, "b": frames})
+    assert torch.equal(tree["a"], whole) and tree["b"] is frames
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {},
+        {"baseline": partial(Critic, hidden_sizes=(16,), epochs=2, minibatch_size=16), "returns": partial(GAE, 0.9)},
+        {"direction": partial(NaturalGradient, max_timesteps=16)},
+        {"returns": partial(MonteCarlo, "drop")},
+    ],
+    ids=["plain", "critic", "natural", "drop"],
+)
+def test_learning_is_that_of_whole_stacks(parts):
+    """The same weights, bit for bit, whether frames are stored once or in every stack."""
+    final = []
+    for wrapper in ("stacked", "plainly_stacked"):
+        agent = learner(catch(wrapper), **{name: make() for name, make in parts.items()})
+        trainer(2).fit(agent, EpisodeDataModule(num_envs=4))
+        final.append(weights_of(agent))
+    assert all(map(torch.equal, *final))
+
+
+def test_the_gradient_on_pixels_is_that_of_all_timesteps_at_once(monkeypatch):
+    agent = learner()
+    sampler = EpisodeSampler(agent.env.make_vector(3), 6)
+    batch = agent.estimate(sampler.sample(make_actor(agent.policy, agent.env.action_space), 0))
+    episodes, parameters = batch.episodes, agent.learning_parameters()
+    log_probs = agent.policy(episodes.observations.stacked()).log_prob(episodes.actions)
+    assert (log_probs - episodes.log_probs).abs().max() < 1e-5
+    expected = torch.autograd.grad(-(log_probs * batch.advantages).sum() / 6, parameters)
+    monkeypatch.setattr("pg_lightning.frames.CHUNK_BYTES", 7 * 2 * 6 * 6 * 4)  # Seven timesteps at a time.
+    chunks = list(batch.chunks(4096))
+    assert [len(chunk.log_probs) for chunk in chunks] == [7, 7, 7, 7, 2]
+    found = [sum(parts) for parts in zip(*(torch.autograd.grad(agent.loss(c)[0], parameters) for c in chunks))]
+    for one, other in zip(found, expected, strict=True):
+        assert other.norm() > 1e-4 and (one - other).norm() < 1e-5 * other.norm()
+
+
+def test_images_bound_the_chunks():
+    frames = torch.zeros(2, 80, 80, dtype=torch.uint8)
+    stacks = FrameStacks.of_episodes(frames, torch.tensor([2]), 2)
+    assert rows_together(stacks, 10**6) == CHUNK_BYTES // (4 * 2 * 80 * 80)
+    assert rows_together(torch.zeros(5, 4), 10**6) == 10**6
+
+
+def test_a_resumed_run_on_pixels_is_the_uninterrupted_one(folder):  # noqa: F811
+    arguments = [*QUIET, "--env.id", "tests.pixels:Catch-v0", "--env.wrappers", "[tests.pixels.stacked]"]
+    arguments += ["--model.policy", "pg_lightning.policies.CNNPolicy", "--data.num_envs", "4"]
+    arguments += ["--checkpoint.every_seconds", "0"]
+    main(["fit", *arguments, "--trainer.max_steps", "4"])
+    main(["fit", *arguments, "--trainer.max_steps", "2"])
+    runs = folder / "runs/tests.pixels_Catch-v0"
+    main(["fit", "--ckpt_path", str(runs / "version_1/checkpoints/last.ckpt"), "--trainer.max_steps", "4"])
+    for name in ("metrics.csv", "episodes.csv"):
+        assert (runs / "version_0" / name).read_text() == (runs / "version_1" / name).read_text()
+    one, other = (torch.load(runs / f"version_{k}/checkpoints/last.ckpt", weights_only=True) for k in (0, 1))
+    assert one["state_dict"].keys() == other["state_dict"].keys()
+    for name, value in one["state_dict"].items():
+        assert not isinstance(value, torch.Tensor) or torch.equal(value, other["state_dict"][name])
+
+
+def test_flat_pixels_are_learnt_from_too():
+    """The reference's network: one hidden layer on all pixels."""
+    pl.seed_everything(0, verbose=False)
+    policy = partial(MLPPolicy, hidden_sizes=(20,), activation="relu", bias=False, encoder=FlattenEncoder)
+    agent = Reinforce(catch(), policy, returns=MonteCarlo(restart_at_rewards=True), baseline=LeaveOneOut())
+    trainer(1).fit(agent, EpisodeDataModule(num_envs=4))
+    assert [tuple(p.shape) for p in agent.policy.parameters()] == [(20, 72), (3, 20)]
