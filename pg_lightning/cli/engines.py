@@ -1,5 +1,6 @@
 """Engines that run the jobs of a comparison: this machine's cores through joblib, or a Ray cluster."""
 
+import logging
 import os
 import threading
 import time
@@ -63,7 +64,7 @@ def on_ray(jobs: Sequence[Job], workers: int) -> Iterator[dict[str, Any]]:
         raise ImportError("--on ray needs ray: pip install 'pg_lightning[cluster]'") from None
     if not (address := os.environ.get("RAY_ADDRESS")):
         raise ValueError("--on ray needs the address of a cluster in RAY_ADDRESS, such as auto or 10.0.0.1:6379")
-    ray.init(address, log_to_driver=False, logging_level="warning")
+    ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
     task = ray.remote(num_cpus=1, max_retries=10)(run_in)
     waiting = [task.remote(os.getcwd(), job) for job in jobs]
     while waiting:

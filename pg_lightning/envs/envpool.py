@@ -69,7 +69,7 @@ class EnvPoolEnvs(VectorEnv):
         self.single_observation_space, self.single_action_space = observations, actions
         self.observation_space = gym.vector.utils.batch_space(observations, num_envs)
         self.action_space = gym.vector.utils.batch_space(actions, num_envs)
-        self._observations = np.zeros((num_envs, *observations.shape), observations.dtype)
+        self._observations = np.zeros((num_envs, *(observations.shape or ())), observations.dtype)
         self._rewards, self._live = np.zeros(num_envs), np.arange(num_envs, dtype=np.int32)
         self._terminated, self._truncated = np.zeros((2, num_envs), bool)
 
