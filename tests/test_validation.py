@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pg_lightning.cli import main
+from tests.runs import QUIET, folder  # noqa: F401
 
 FEW = [
     "--data.num_envs",
@@ -48,3 +49,9 @@ def equal(one, other):
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(equal, one, other))
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+
+def test_an_evaluation_has_no_use_for_the_running_reward(folder):  # noqa: F811
+    """Another statistic than the default one is no reason to refuse a test."""
+    main(["fit", "--config", "article", "--trainer.max_steps", "2", *QUIET])
+    main(["test", "--ckpt_path", "last", "--data.eval_episodes", "2", *QUIET])

@@ -84,6 +84,7 @@ class StopAtRewardThreshold(Callback):
         self.first_solved: dict[str, Any] | None = None
         self.confirmation = Confirmation(confirm_episodes, confirm) if confirm_episodes else None
         self.reason: Literal["solved", "max_env_steps"] | None = None
+        self.is_fitting = True
 
     @property
     def solved(self) -> bool:
@@ -105,6 +106,7 @@ class StopAtRewardThreshold(Callback):
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Look up the environment's reward threshold if none was given; tell the agent where the run ends."""
         pl_module.max_env_steps = self.max_env_steps  # type: ignore[assignment]
+        self.is_fitting = stage == "fit"
         if stage != "fit" or self.settings["threshold"] is not None:
             return
         agent: Any = pl_module
@@ -191,13 +193,15 @@ class StopAtRewardThreshold(Callback):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the running reward from a checkpoint.
+        """Take the running reward from a checkpoint, to go on with it; an evaluation has no use for it.
 
         The verdict follows from it and from the settings of now: a solved run with a higher threshold goes on.
 
         Raises:
             ValueError: the running reward of another statistic.
         """
+        if not self.is_fitting:
+            return
         if (before := state_dict["settings"]["statistic"]) != self.statistic:
             raise ValueError(
                 f"statistic {self.statistic!r} cannot go on with the checkpoint's running reward of {before!r}"
