@@ -9,7 +9,7 @@ SIDE = 6
 
 
 class Catch(gym.Env):
-    """A ball falls, a pixel per step, straight or aslant, off the walls; a paddle of 1 pixel below moves to catch it.
+    """A ball falls, a pixel per step, straight or aslant, off the walls; a paddle of 1 pixel is to catch it.
 
     The frame shows both, 1 on 0, and not whether the ball flies left or right: two frames do. The last step pays 1
     for a ball that was caught and -1 for one that was not. The paddle can always be there in time.

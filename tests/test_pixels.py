@@ -120,8 +120,8 @@ def test_the_gradient_on_pixels_is_that_of_all_timesteps_at_once(monkeypatch):
     monkeypatch.setattr("pg_lightning.frames.CHUNK_BYTES", 7 * 2 * 6 * 6 * 4)  # Seven timesteps at a time.
     chunks = list(batch.chunks(4096))
     assert [len(chunk.log_probs) for chunk in chunks] == [7, 7, 7, 7, 2]
-    gradients = [torch.autograd.grad(agent.loss(chunk)[0], parameters) for chunk in chunks]
-    found = [sum(parts) for parts in zip(*gradients, strict=True)]
+    parts = [torch.autograd.grad(agent.loss(chunk)[0], parameters) for chunk in chunks]
+    found = [sum(shares) for shares in zip(*parts, strict=True)]
     for one, other in zip(found, expected, strict=True):
         assert other.norm() > 1e-4 and (one - other).norm() < 1e-5 * other.norm()
 
