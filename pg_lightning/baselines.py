@@ -70,7 +70,7 @@ class TimestepBaseline(Baseline):
         if len(episodes) < 2:
             raise ValueError(
                 "TimestepBaseline compares the episodes of an update, but there is only 1: use more "
-                "(--data.episodes_per_update), or another baseline (--model.baseline pg_lightning.NoBaseline)"
+                "(EpisodeDataModule(episodes_per_update=...)), or another baseline (Reinforce(baseline=NoBaseline()))"
             )
         return timestep_mean(returns, episodes.lengths)
 

@@ -143,7 +143,7 @@ class GAE(Returns):
     def __call__(self, episodes: Episodes, values: Values | None, gamma: float) -> Tensor:
         """Return the λ-returns ``[T]``."""
         if values is None:
-            raise ValueError("GAE needs a critic: use --model.baseline pg_lightning.Critic, or MonteCarlo returns")
+            raise ValueError("GAE needs a critic: use Reinforce(baseline=Critic()), or MonteCarlo returns")
         following = values.values.roll(-1) * self.discounts(episodes, gamma)  # [T]
         following[last_rows(episodes)] = self._tails(episodes, values, gamma)
         errors = episodes.rewards + following - values.values  # [T]

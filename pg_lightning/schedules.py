@@ -50,5 +50,8 @@ def value_of(setting: float | Schedule, progress: float | None) -> float:
     if not isinstance(setting, Schedule):
         return setting
     if progress is None:
-        raise ValueError("a schedule needs the end of the run: give max_env_steps (--stop.max_env_steps) or max_steps")
+        raise ValueError(
+            "a schedule needs the end of the run: give StopAtRewardThreshold(max_env_steps=...) or "
+            "Trainer(max_steps=...)"
+        )
     return setting(min(progress, 1.0))

@@ -73,7 +73,7 @@ def predicted(env, **settings):
     return episodes, [str(one.message) for one in said if "eval" in str(one.message)]
 
 
-CUT = ["evaluation cut 5 of 5 episodes after 7 steps (--data.eval_max_steps): they count as truncated"]
+CUT = ["evaluation cut 5 of 5 episodes after 7 steps (eval_max_steps): they count as truncated"]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_a_limit_that_cannot_be():
 
 def test_from_the_command_line(capsys):
     playing = ["test", "--untrained", "true", *QUIET[:4], "--data.eval_episodes", "2"]
-    with pytest.warns(UserWarning, match=r"evaluation cut 4 of 4 episodes after 5 steps \(--data.eval_max_steps\)"):
+    with pytest.warns(UserWarning, match=r"evaluation cut 4 of 4 episodes after 5 steps \(eval_max_steps\)"):
         main([*playing, "--env.id", "tests.test_dataset:Unlimited-v0", "--data.eval_max_steps", "5"])
     assert "100 %" in capsys.readouterr().out
 

@@ -181,7 +181,7 @@ def test_layers_without_units_or_with_too_many(sizes):
 def test_spaces_it_is_not_made_for():
     with pytest.raises(ValueError, match=r"no head for the action space Text.*heads exist for"):
         MLPPolicy(BOX, gym.spaces.Text(3))
-    with pytest.raises(ValueError, match=r"no encoder for the observation space Sequence.*--env.wrappers"):
+    with pytest.raises(ValueError, match=r"no encoder for the observation space Sequence.*Environment\(wrappers"):
         MLPPolicy(gym.spaces.Sequence(DISCRETE), DISCRETE)
 
 

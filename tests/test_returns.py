@@ -81,7 +81,7 @@ def test_bootstrap_without_a_critic_warns_once():
 
 
 def test_gae_without_a_critic_is_refused():
-    with pytest.raises(ValueError, match=r"GAE needs a critic: use --model.baseline pg_lightning.Critic"):
+    with pytest.raises(ValueError, match=r"GAE needs a critic: use Reinforce\(baseline=Critic\(\)\)"):
         GAE()(scripted(), None, GAMMA)
 
 

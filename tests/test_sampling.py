@@ -385,7 +385,7 @@ def test_an_update_without_an_end_says_so_once(monkeypatch):
     """E7."""
     monkeypatch.setattr("pg_lightning.sampling.sampler.MANY_STEPS", 1000)
     sampler = EpisodeSampler(counting_vector_env([(3000,)], "ours"), 1)
-    with pytest.warns(UserWarning, match=r"no episode has ended within 1,000 steps.*--env.max_episode_steps") as seen:
+    with pytest.warns(UserWarning, match=r"no episode has ended within 1,000 steps.*max_episode_steps") as seen:
         sampler.sample(Alternating(), 0)
     assert len(seen) == 1
     with warnings.catch_warnings(action="error"):

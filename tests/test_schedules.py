@@ -13,7 +13,7 @@ def test_a_schedule_needs_an_end():
     assert value_of(0.3, None) == 0.3
     assert value_of(Linear(1.0), 0.25) == 0.75
     assert value_of(Linear(1.0), 7.0) == 0.0
-    with pytest.raises(ValueError, match=r"needs the end of the run: give max_env_steps"):
+    with pytest.raises(ValueError, match=r"needs the end of the run: give StopAtRewardThreshold\(max_env"):
         value_of(Linear(1.0), None)
 
 

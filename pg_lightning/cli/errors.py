@@ -75,6 +75,7 @@ def one_line(error: BaseException, root: Path, world_size: int = 1) -> str:
         text = f"sys.exit({'' if error.code is None else error.code!r}) was called"
     elif not isinstance(error, COMPLETE) or not str(error).strip():
         text = f"{type(error).__name__}: {text}" if str(error).strip() else type(error).__name__
+    text = as_options(text)
     if len(text) > 600:
         text = f"{text[:400]} ... {text[-190:]}"
     notes = []
@@ -83,6 +84,21 @@ def one_line(error: BaseException, root: Path, world_size: int = 1) -> str:
     if (world_size > 1 or first is not error or not is_ours(first)) and (log := write_log(error, root)):
         notes.append(f"traceback in {log}")
     return f"error: {text}" + (f" ({'; '.join(notes)})" if notes else "")
+
+
+GROUPS = {"Environment": "env", "EpisodeDataModule": "data", "Reinforce": "model", "StopAtRewardThreshold": "stop"}
+GROUPS |= {"Trainer": "trainer"}
+"""Groups of options by the class whose arguments they are."""
+
+
+def as_options(text: str) -> str:
+    """Write arguments of Python as the options of the command line that they are.
+
+    >>> as_options("wrap it (Environment(wrappers=...)), or use Reinforce(baseline=Critic()), or MonteCarlo")
+    'wrap it (--env.wrappers), or use --model.baseline Critic, or MonteCarlo'
+    """
+    argument = re.compile(rf"\b({'|'.join(GROUPS)})\((\w+)=(?:\.\.\.|(\w+)\(\))\)")
+    return argument.sub(lambda m: f"--{GROUPS[m[1]]}.{m[2]}" + (f" {m[3]}" if m[3] else ""), text)
 
 
 def frames(error: BaseException) -> list[FrameType]:

@@ -197,8 +197,8 @@ def make_encoder(space: gym.Space) -> Encoder:
             return ENCODERS[kind](space)
     known = ", ".join(kind.__name__ for kind in ENCODERS)
     # What has no fixed shape, such as a Graph or a Sequence, cannot be stored for a policy either.
-    policy = ", or hand in a policy of your own (--model.policy)" if space.shape is not None else ""
+    policy = ", or hand in a policy of your own (Reinforce(policy=...))" if space.shape is not None else ""
     raise ValueError(
         f"no encoder for the observation space {space}: encoders exist for {known}; wrap the environment, so that it "
-        f"emits one of them (--env.wrappers){policy}"
+        f"emits one of them (Environment(wrappers=...)){policy}"
     )

@@ -270,7 +270,7 @@ class EpisodeDataModule(pl.LightningDataModule):
         self._evaluations.clear()
         if num_cut:
             what = f"cut {num_cut:,} of {num_episodes:,} episodes after {self.eval_max_steps:,} steps"
-            warnings.warn(f"evaluation {what} (--data.eval_max_steps): they count as truncated", stacklevel=2)
+            warnings.warn(f"evaluation {what} (eval_max_steps): they count as truncated", stacklevel=2)
         for sampler in self._samplers.values():
             sampler.close()
         self._samplers.clear()

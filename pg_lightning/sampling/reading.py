@@ -141,7 +141,7 @@ def has_text(space: gym.Space) -> bool:
     if not isinstance(space, Text) and (space.shape is None or space.dtype is None):
         raise ValueError(
             f"observations of {space} have no fixed shape: wrap the environment, so that it emits a Box or a Dict "
-            "(--env.wrappers)"
+            "(Environment(wrappers=...))"
         )
     return isinstance(space, Text)
 

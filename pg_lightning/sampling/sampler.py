@@ -140,7 +140,7 @@ class EpisodeSampler:
             self._warned = True
             warnings.warn(
                 f"{self._name()}: no episode has ended within {MANY_STEPS:,} steps; an update needs complete episodes "
-                "(--env.max_episode_steps cuts those that never end)",
+                "(max_episode_steps cuts those that never end)",
                 stacklevel=3,
             )
 

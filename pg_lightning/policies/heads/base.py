@@ -93,8 +93,8 @@ def make_head(space: gym.Space) -> Head:
             return HEADS[kind](space)
     known = ", ".join(kind.__name__ for kind in HEADS)
     raise ValueError(
-        f"no head for the action space {space}: heads exist for {known}; wrap the environment (--env.wrappers), "
-        "or hand in a policy of your own (--model.policy)"
+        f"no head for the action space {space}: heads exist for {known}; wrap the environment "
+        "(Environment(wrappers=...)), or hand in a policy of your own (Reinforce(policy=...))"
     )
 
 
