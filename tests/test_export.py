@@ -17,7 +17,7 @@ from pg_lightning import MLPPolicy, Reinforce
 from pg_lightning.export import export
 from pg_lightning.policies import BetaHead, PredictedStdGaussianHead, SquashedGaussianHead
 from pg_lightning.sampling.actors import make_actor
-from pg_lightning.tree import tree_map, tree_named
+from pg_lightning.tree import tree_leaves, tree_map, tree_named
 from tests.heads import BOX, NESTED
 from tests.test_masks import Masked  # noqa: F401 - registers Masked-v0
 
@@ -82,7 +82,8 @@ def stored(observations):
 def fitted(agent, observations):
     """Fit the normaliser of an agent to observations of which those to come are other ones."""
     tensors = tree_map(torch.from_numpy, stored(observations))
-    agent.policy.encoder.fit(SimpleNamespace(episodes=SimpleNamespace(observations=tensors)))
+    count = len(tree_leaves(tensors)[0])
+    agent.policy.encoder.fit(SimpleNamespace(episodes=SimpleNamespace(observations=tensors, num_timesteps=count)))
     return agent
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pg_lightning.cli import main
-from tests.runs import QUIET, folder  # noqa: F401
+from tests.runs import QUIET
 
 FEW = [
     "--data.num_envs",
@@ -51,7 +51,8 @@ def equal(one, other):
     return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
 
 
-def test_an_evaluation_has_no_use_for_the_running_reward(folder):  # noqa: F811
+def test_an_evaluation_has_no_use_for_the_running_reward(tmp_path, monkeypatch):
     """Another statistic than the default one is no reason to refuse a test."""
+    monkeypatch.chdir(tmp_path)
     main(["fit", "--config", "article", "--trainer.max_steps", "2", *QUIET])
     main(["test", "--ckpt_path", "last", "--data.eval_episodes", "2", *QUIET])
