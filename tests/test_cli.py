@@ -164,7 +164,7 @@ def test_an_environment_from_a_module(folder):
 
 
 def test_evaluation_prints_a_table_and_writes_it(folder, capsys):
-    main(["fit", *QUIET])
+    main(["fit", *QUIET, "--trainer.max_steps", "5"])
     capsys.readouterr()
     for command, count in (("test", 7), ("validate", 70)):
         main([command, "--ckpt_path", "last", *QUIET, "--data.eval_episodes", str(count)])
