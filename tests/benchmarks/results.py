@@ -145,6 +145,7 @@ One configuration per environment (`configs/`), the default recipe but for what 
 which were never tuned on, and none left out. The rows were made by
 
 ```sh
+pip install -c constraints.txt -e '.[compare,envpool]' 'gymnasium[box2d,mujoco]'
 python -m tests.benchmarks.results run
 python -m tests.benchmarks.results write
 ```
