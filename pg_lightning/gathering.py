@@ -52,8 +52,9 @@ def _sizes(module: pl.LightningModule, episodes: Episodes) -> list[list[int]]:
 
 def _gather(module: pl.LightningModule, sizes: list[int], leaf: Tensor) -> Tensor:
     """Join the rows of all processes; each hands in as many as its size says, padded to the largest."""
+    leaf = stacked(leaf)
     padded = torch.zeros(max(sizes), *leaf.shape[1:], dtype=leaf.dtype, device=module.device)
-    padded[: len(leaf)] = leaf = stacked(leaf)
+    padded[: len(leaf)] = leaf
     everywhere: Any = module.all_gather(padded)
     return torch.cat([part[:size] for part, size in zip(everywhere, sizes, strict=True)]).to(leaf.device)
 

@@ -37,6 +37,14 @@ def test_C7_testing_an_untrained_policy_must_be_asked_for(capsys):
     assert re.search(r"\ngreedy +2 ", capsys.readouterr().out)
 
 
+def test_C7_a_policy_without_a_mode_is_tested_sampled_only(capsys):
+    few = ["--model.policy", "tests.test_confirm.Modeless", "--data.eval_episodes", "2", *QUIET]
+    with pytest.warns(UserWarning, match="no mode: sampled episodes only, no greedy ones"):
+        main(["test", "--untrained", "true", *few])
+    printed = capsys.readouterr().out
+    assert re.search(r"\nsampled +2 ", printed) and "greedy" not in printed
+
+
 def test_C8_each_process_writes_its_own_predictions():
     main(["fit", *FEW, "--trainer.max_steps", "2"])
     two = ["--trainer.strategy", "ddp", "--trainer.devices", "2", *QUIET, "--data.eval_episodes", "3"]
