@@ -133,7 +133,9 @@ def test_entries_of_a_dict_are_encoded_each_by_its_space_and_joined():
     ],
 )
 def test_spaces_without_a_fixed_shape_are_refused(space):
-    with pytest.raises(ValueError, match=r"no encoder for the observation space (Seq|Gra).* wrap the .*wrappers=\.\.\.\)\)$"):
+    with pytest.raises(
+        ValueError, match=r"no encoder for the observation space (Seq|Gra).* wrap the .*wrappers=\.\.\.\)\)$"
+    ):
         MLPPolicy(space, ACTIONS)
     with pytest.raises(ValueError, match=r"observations of (Seq|Gra).* have no fixed shape: wrap the environment"):
         ObservationReader(space, ACTIONS, takes_masks=False)

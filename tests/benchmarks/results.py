@@ -31,7 +31,15 @@ RUNS, DOCS = ROOT / "runs" / "results", ROOT / "docs" / "results"
 POINTS = 40
 """Points of a learning curve that is kept in the docs."""
 
-CLASSIC = ["cartpole", "acrobot", "mountain_car_continuous", "pendulum", "lunar_lander", "lunar_lander_continuous"]
+CLASSIC = [
+    "cartpole",
+    "cartpole_defaults",
+    "acrobot",
+    "mountain_car_continuous",
+    "pendulum",
+    "lunar_lander",
+    "lunar_lander_continuous",
+]
 CLASSIC += ["bipedal_walker", "frozen_lake", "taxi", "mountain_car"]
 MUJOCO = ["reacher", "swimmer", "inverted_pendulum", "inverted_double_pendulum"]
 MUJOCO += ["hopper", "half_cheetah", "walker2d", "ant"]
@@ -87,8 +95,7 @@ def numbers(rows: Sequence[dict[str, str]], column: str) -> list[float]:
 
 def final_row(name: str, rows: Sequence[dict[str, str]]) -> list[str]:
     """Turn an environment's runs into its row of the table of final policies."""
-    cells = [rows[0]["env_id"] + (" (continuous)" if "continuous" in name and "lunar" in name else "")]
-    cells += [f"{statistics.median(numbers(rows, 'env_steps')):,.0f}", str(len(rows))]
+    cells = [f"`{name}`: {rows[0]['env_id']}", f"{statistics.median(numbers(rows, 'env_steps')):,.0f}", str(len(rows))]
     for way in ("sampled_mean", "greedy_mean"):
         values = numbers(rows, way)
         cells += [f"{interval_of(interquartile_mean(values))}; {statistics.fmean(values):,.1f}"]
@@ -106,7 +113,7 @@ def final_row(name: str, rows: Sequence[dict[str, str]]) -> list[str]:
 
 def training_row(name: str, rows: Sequence[dict[str, str]]) -> list[str]:
     """Turn an environment's runs into its row of the table of training."""
-    cells = [rows[0]["env_id"] + (" (continuous)" if "continuous" in name and "lunar" in name else "")]
+    cells = [f"`{name}`"]
     for column in ("last_100_mean", "best_100_mean", "area_under_curve"):
         cells.append(interval_of(interquartile_mean(numbers(rows, column))))
     cells += [f"{statistics.median(numbers(rows, column)):,.0f}" for column in ("episodes", "updates", "seconds")]
@@ -167,7 +174,7 @@ same budget where no other is named; ± as published.
 
 {final}
 
-{changed}
+{missing}{changed}
 
 ## Training
 
@@ -198,7 +205,9 @@ def write() -> None:
     training = table(header, [training_row(name, rows) for name, rows in runs.items()])
     changes = [f"- {runs[name][0]['env_id']}: {text}." for name, text in CHANGED.items() if name in runs]
     changed = "The published figures are of older versions of these environments:\n\n" + "\n".join(changes)
-    text = TEXT.format(first=1000, final=final, changed=changed, training=training, where=machine())
+    open_ = [f"`{name}.yaml`" for name in SEEDS if name not in names]
+    missing = f"Not measured yet: {', '.join(open_)}.\n\n" if open_ else ""
+    text = TEXT.format(missing=missing, first=1000, final=final, changed=changed, training=training, where=machine())
     (ROOT / "docs" / "results.md").write_text(text)
     for column, label in (("env_steps", "env steps taken"), ("seconds", "seconds of training")):
         (DOCS / f"curves_{column}.png").write_bytes(draw(column, label, names))
