@@ -226,8 +226,8 @@ def row_of(name: str, runs: list[dict[str, Any]], own: float) -> list[Any]:
         return [label, errors[0], *[""] * 5]
     rate = statistics.median(run["env_steps"] / run["seconds"] for run in runs)
     reached = [run for run in runs if "reached_seconds" in run]
-    cells = [f"{statistics.median(run[key] for run in reached):,.0f}" for key in ("reached_seconds", "reached_steps")]
-    cells = cells if reached else ["", ""]
+    columns = ([run[key] for run in reached] for key in ("reached_seconds", "reached_steps"))
+    cells = [f"{statistics.median(column):,.0f}" if column else "" for column in columns]
     last = ", ".join(f"{run['last_100_mean']:,.0f}" for run in runs)
     return [label, f"{rate:,.0f}", f"{own / rate:.1f}" if own else "", f"{len(reached)}/{len(runs)}", *cells, last]
 
