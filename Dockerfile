@@ -1,5 +1,5 @@
 # docker build -t pg-lightning .
-# docker run --rm -v "$PWD/runs:/work/runs" pg-lightning fit --config cartpole
+# docker run --rm -v "$PWD/runs:/home/agent/runs" pg-lightning fit --config cartpole
 FROM python:3.11-slim
 
 # PyTorch for CPUs alone: a fifth of the size of the one with CUDA.
@@ -8,9 +8,9 @@ RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu 
 COPY . /src
 RUN pip install --no-cache-dir -c /src/constraints.txt /src && rm -rf /src
 
-RUN useradd --create-home agent && mkdir /work && chown agent /work
+RUN useradd --create-home agent
 USER agent
-WORKDIR /work
+WORKDIR /home/agent
 ENV OMP_NUM_THREADS=1
 ENTRYPOINT ["pg-lightning"]
 CMD ["--help"]

@@ -123,8 +123,8 @@ def warn_as_usual() -> None:
 
 def hurry() -> None:
     """Leave out what takes two thirds of a short run: the parsers of the other commands, and the picture."""
-    kept = {"fit": CLI.subcommands()["fit"]}
-    CLI.subcommands = staticmethod(lambda: kept)
+    kept = {"fit": CLI.all_commands()["fit"]}
+    CLI.all_commands = staticmethod(lambda: kept)
     pg_lightning.plotting.run.plot_learning_curve = lambda *_: None
 
 

@@ -24,7 +24,7 @@ def printed(capsys, *words):
     return capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", CLI.subcommands())
+@pytest.mark.parametrize("command", CLI.all_commands())
 def test_F1_help_fits_on_its_screens(command, capsys):
     lines = printed(capsys, command, "--help").splitlines()
     assert len(lines) <= (80 if command == "fit" else 24)

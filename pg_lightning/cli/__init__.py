@@ -45,7 +45,7 @@ def main(args: list[str] | None = None) -> None:
         quiet()
         with errors_in_one_line(ROOT):
             sys.exit(importlib.import_module(COMMANDS[words[0]]).main(words[1:]))
-    known = [*CLI.subcommands(), *COMMANDS]
+    known = [*CLI.all_commands(), *COMMANDS]
     if words == ["--version"]:
         print(__version__)
         return

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from pg_lightning.callbacks.files import write_whole
 from pg_lightning.cli.configs import by_name
 from pg_lightning.cli.engines import ENGINES
-from pg_lightning.cli.help import program
+from pg_lightning.cli.help import command_parser
 from pg_lightning.cli.jobs import Job, hash_of
 from pg_lightning.cli.runs import folder_name
 from pg_lightning.cli.tables import markdown
@@ -40,21 +40,9 @@ WRITE_EVERY = 30.0
 """Seconds between two tables while the runs go on: their intervals are bootstrapped, which takes a while."""
 
 
-def command_parser(usage: str, description: str) -> argparse.ArgumentParser:
-    """Make the parser of a command that hands on to ``fit`` what it does not know; its errors can be caught."""
-    raw = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(
-        usage=usage,
-        description=description.replace("{program}", program()),
-        formatter_class=raw,
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-
-
 def parser() -> argparse.ArgumentParser:
     """Make the parser of the options of ``compare`` itself."""
-    made = command_parser(f"{program()} compare [CONFIG ...] [options] [options of fit]", DESCRIPTION)
+    made = command_parser("compare [CONFIG ...] [options] [options of fit]", DESCRIPTION)
     text = "an option of fit and its values: scalars joined by commas, or a YAML list; every combination is run"
     made.add_argument("--vary", action="append", default=[], metavar="OPTION=VALUES", help=text)
     made.add_argument(
@@ -85,9 +73,9 @@ def main(arguments: list[str]) -> int:
     failed = list[dict[str, Any]]()
     waiting = sorted((job for job in jobs if job not in rows), key=lambda job: job.seed)  # All variants grow alike.
     named = {(job.name, job.seed): job for job in waiting}
-    written_at, on_terminal = time.monotonic(), sys.stderr.isatty()
-    off = not on_terminal  # In a log file a bar is a mess.
-    with tqdm(total=len(jobs), initial=len(rows), desc="Runs", unit="run", mininterval=0, disable=off) as bar:
+    written_at = time.monotonic()
+    # On a terminal alone: in a log file a bar is a mess.
+    with tqdm(total=len(jobs), initial=len(rows), desc="Runs", unit="run", mininterval=0, disable=None) as bar:
         for row in ENGINES[options.on](waiting, min(options.workers, max(1, len(waiting)))):
             if "error" in row:
                 failed.append(row)
@@ -96,7 +84,7 @@ def main(arguments: list[str]) -> int:
             if rows and time.monotonic() > written_at + WRITE_EVERY:
                 write_results(out, jobs, rows)
                 written_at = time.monotonic()
-            if not on_terminal:
+            if bar.disable:
                 print(f"{len(rows) + len(failed)} of {len(jobs)} runs: {row['name']}, seed {row['seed']}", flush=True)
             bar.set_postfix_str(f"{row['name']}, seed {row['seed']}")
             bar.update()

@@ -1,5 +1,6 @@
 """What ``--help`` prints: the options that a beginner needs, in groups, with the defaults that the parser has."""
 
+import argparse
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -133,6 +134,22 @@ def program() -> str:
     return "python -m pg_lightning" if module else "python train.py"
 
 
+def command_parser(usage: str, description: str) -> argparse.ArgumentParser:
+    """Make the parser of a command that is not one of Lightning's; its errors can be caught.
+
+    Args:
+        usage: the command and its options.
+        description: text; ``{program}`` in it is how this command line was started.
+    """
+    return argparse.ArgumentParser(
+        usage=f"{program()} {usage}",
+        description=description.replace("{program}", program()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        exit_on_error=False,
+    )
+
+
 def overview() -> str:
     """Return the help of the command line as a whole: its commands."""
     width = max(map(len, DESCRIPTIONS))
@@ -148,11 +165,11 @@ def short_help(command: str, defaults: Mapping[str, Any]) -> str:
         command: one of Lightning's.
         defaults: of all options.
     """
-    start = f"{program()} {command}"
+    start, flat = f"{program()} {command}", flatten(defaults)
     lines = [f"usage: {start} [--OPTION VALUE ...]", "", DESCRIPTIONS[command], ""]
     lines += [f"  {start} {words}" + f"  # {text}" * bool(text) for words, text in EXAMPLES[command].items()]
     for title, rows in groups(command).items():
-        lines += ["", f"{title}:", *(line_of(row, defaults) for row in rows)]
+        lines += ["", f"{title}:", *(line_of(row, flat) for row in rows)]
     lines += ["", "More:", line_of(("help-all", "", "every option, with Lightning's Trainer"), {})]
     if command == "fit":
         lines += [
@@ -184,11 +201,11 @@ def groups(command: str) -> dict[str, tuple[Row, ...]]:
 
 
 def line_of(row: Row, defaults: Mapping[str, Any]) -> str:
-    """Format an option, its placeholder, what it means and its default."""
+    """Format an option, its placeholder, what it means and its default, given the defaults by option."""
     option, placeholder, text = row
-    flat, (group, _, last) = flatten(defaults), option.rpartition(".")
+    group, _, last = option.rpartition(".")
     names = (option, f"{option}.class_path", f"{group}.init_args.{last}")
-    value = next((flat[name] for name in names if flat.get(name) is not None), None)
+    value = next((defaults[name] for name in names if defaults.get(name) is not None), None)
     if isinstance(value, str):
         value = value.rpartition(".")[2]
     default = "" if value is None or isinstance(value, bool) else f" (default {value})"

@@ -62,8 +62,8 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         exact = {"allow_abbrev": False}  # An abbreviated --ckpt_path would be Lightning's alone.
-        commands = type(self).subcommands()
-        self.command = next((word for word in (sys.argv[1:] if args is None else args) if word in commands), None)
+        words = sys.argv[1:] if args is None else args
+        self.command = next((word for word in words if word in self.all_commands()), None)
         try:
             super().__init__(
                 Reinforce,
@@ -72,7 +72,7 @@ class CLI(LightningCLI):
                 trainer_class=RunTrainer,
                 trainer_defaults=TRAINER_DEFAULTS,
                 parser_class=Parser,
-                parser_kwargs=dict.fromkeys(commands, exact) | exact,
+                parser_kwargs=dict.fromkeys(self.subcommands(), exact) | exact,
                 auto_configure_optimizers=False,
                 args=args,
             )
@@ -83,17 +83,15 @@ class CLI(LightningCLI):
                 self.run.release()
 
     @staticmethod
-    def subcommands() -> dict[str, set[str]]:
+    def all_commands() -> dict[str, set[str]]:
         """List the commands; ``weights_only`` is left out: a checkpoint is always read as data."""
         commands = LightningCLI.subcommands() | {key: {"model", "datamodule"} for key in ("watch", "export")}
         return {name: skipped | {"weights_only", "verbose"} for name, skipped in commands.items()}
 
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Make the parser of the command that was typed, or all: each takes a fifth of a second."""
-        commands = type(self).subcommands()
-        typed = commands if self.command is None else {self.command: commands[self.command]}
-        self.subcommands = lambda: typed  # type: ignore[method-assign]
-        super()._add_subcommands(parser, **kwargs)
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """List those whose parser is made: the command that was typed, or all. Each takes a fifth of a second."""
+        commands = self.all_commands()
+        return commands if self.command is None else {self.command: commands[self.command]}
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         own = {"fit": {}, "validate": {"verbose": False}, "test": {"verbose": False}, "predict": {}}.get(subcommand)

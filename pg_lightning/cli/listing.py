@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pg_lightning.cli.help import program
+from pg_lightning.cli.help import command_parser
 from pg_lightning.cli.parser import ROOT
 from pg_lightning.cli.runs import RunFolder, is_run_name
 
@@ -75,11 +75,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     Raises:
         ValueError: a wrong option.
     """
-    raw = argparse.RawDescriptionHelpFormatter
-    text = DESCRIPTION.replace("{program}", program())
-    parser = argparse.ArgumentParser(
-        f"{program()} runs", description=text, formatter_class=raw, allow_abbrev=False, exit_on_error=False
-    )
+    parser = command_parser("runs [ROOT] [options]", DESCRIPTION)
     parser.add_argument("root", nargs="?", default=ROOT, metavar="ROOT", help="folder of the runs (default runs)")
     parser.add_argument("--state", choices=STATES, help="list those alone")
     parser.add_argument("--older_than", type=float, default=0.0, metavar="DAYS", help="list those not written since")

@@ -129,7 +129,7 @@ def newest_run(folder: Path, name: str | None = None) -> Path | None:
         folder: with runs, at any depth.
         name: consider this experiment's runs only.
     """
-    places = [f"**/{name or ''}/version_*/checkpoints/{file}" for file in ("last.ckpt", "previous.ckpt")]
-    found = [path for place in places for path in folder.glob(place.replace("//", "/"))]
+    runs = f"**/{name}/version_*" if name else "**/version_*"
+    found = [path for file in ("last.ckpt", "previous.ckpt") for path in folder.glob(f"{runs}/checkpoints/{file}")]
     newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     return newest and newest.parent.parent

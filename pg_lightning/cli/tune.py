@@ -12,9 +12,9 @@ from typing import Any
 import yaml
 
 from pg_lightning.callbacks.files import write_whole
-from pg_lightning.cli.compare import command_parser, name_of, seeds_of, word_of
+from pg_lightning.cli.compare import name_of, seeds_of, word_of
 from pg_lightning.cli.engines import on_this_machine
-from pg_lightning.cli.help import program
+from pg_lightning.cli.help import command_parser, program
 from pg_lightning.cli.jobs import Job, hash_of, parsed_config
 from pg_lightning.cli.runs import folder_name
 
@@ -43,7 +43,7 @@ HEARTBEAT = 30
 
 def parser() -> argparse.ArgumentParser:
     """Make the parser of the options of ``tune`` itself."""
-    made = command_parser(f"{program()} tune --space SPACE [options] [options of fit]", DESCRIPTION)
+    made = command_parser("tune --space SPACE [options] [options of fit]", DESCRIPTION)
     made.add_argument("--config", action="append", default=[], help="configuration file of fit (default: the defaults)")
     made.add_argument("--space", type=Path, help="YAML file of the options to search and their ranges")
     made.add_argument("--trials", type=int, default=50, help="of the study, over all processes (default 50)")

@@ -71,7 +71,7 @@ class EpisodeSampler:
         self.seed, self.rank, self.world_size, self.step_timeout = seed, rank, world_size, step_timeout
         self._first_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])
         self.autoreset = envs.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-        self.skips_idle = bool(getattr(envs, "skips_idle", False))
+        self.skips_idle = getattr(envs, "skips_idle", False)
         space = envs.single_observation_space
         self._stack_size = space.shape[0] if isinstance(space, FrameStackSpace) else 0
         self._steps = Steps(envs.num_envs, of_stacks=self._stack_size > 0)

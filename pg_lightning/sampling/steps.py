@@ -70,20 +70,13 @@ class Steps:
 
     def observe(self, step: int, observations: Tree) -> Tree:
         """Keep the observations of a step, a tree of ``[N, ...]``; return them as kept, stacks as they came."""
-        if self.of_stacks:
-            self._keep_newest(step, observations[:, -1])
-            return observations
+        stored = observations[:, -1] if self.of_stacks else observations
         index = step % self.block_size
         if index == 0:
-            self._open(tree_map(np.asarray, observations))
+            self._open(tree_map(np.asarray, stored))
         row = self._now.observation_rows[index]
-        return _keep(row, observations) if isinstance(row, np.ndarray) else tree_map(_keep, row, observations)
-
-    def _keep_newest(self, step: int, frames: np.ndarray) -> None:
-        index = step % self.block_size
-        if index == 0:
-            self._open(frames)
-        self._now.observation_rows[index][...] = frames
+        kept = _keep(row, stored) if isinstance(row, np.ndarray) else tree_map(_keep, row, stored)
+        return observations if self.of_stacks else kept
 
     def _open(self, observations: Tree) -> None:
         """Go on to the next block; make it if there is none."""

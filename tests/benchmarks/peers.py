@@ -11,10 +11,9 @@ import torch
 from tests.benchmarks.common import Over, Watch
 
 
-def _stable_baselines3(name: str, seed: int, seconds: float, until_solved: bool, **settings: Any) -> dict:
-    import stable_baselines3
+def sb3_callback(watch: Any) -> Any:
+    """Make the callback of Stable-Baselines3 that tells a watch what is seen, and ends training when it is over."""
     from stable_baselines3.common.callbacks import BaseCallback
-    from stable_baselines3.common.env_util import make_vec_env
 
     class Watcher(BaseCallback):
         def _on_step(self) -> bool:
@@ -22,11 +21,18 @@ def _stable_baselines3(name: str, seed: int, seconds: float, until_solved: bool,
             watch.saw(envs, [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info])
             return not watch.over
 
+    return Watcher()
+
+
+def _stable_baselines3(name: str, seed: int, seconds: float, until_solved: bool, **settings: Any) -> dict:
+    import stable_baselines3
+    from stable_baselines3.common.env_util import make_vec_env
+
     envs = make_vec_env("CartPole-v1", n_envs=8, seed=seed)
     algorithm = getattr(stable_baselines3, name)("MlpPolicy", envs, seed=seed, device="cpu", **settings)
     watch = Watch(seconds, until_solved)
     # The linear schedules run over this many steps; a run of a minute sees the beginning of them.
-    algorithm.learn(total_timesteps=1_000_000, callback=Watcher())
+    algorithm.learn(total_timesteps=1_000_000, callback=sb3_callback(watch))
     return watch.result()
 
 

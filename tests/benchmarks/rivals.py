@@ -27,6 +27,7 @@ import torch
 from torch import nn
 
 from tests.benchmarks.common import ROOT, Over, answer, max_time, measure, record, say, table
+from tests.benchmarks.peers import sb3_callback
 
 CONFIGS = {"LunarLander-v3": "lunar_lander", "Hopper-v5": "hopper", "HalfCheetah-v5": "half_cheetah"}
 
@@ -114,15 +115,8 @@ def stable_baselines3(
 ) -> dict[str, Any]:
     """Train PPO or A2C of Stable-Baselines3 as the RL Zoo tuned it."""
     import stable_baselines3
-    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecNormalize
-
-    class Watcher(BaseCallback):
-        def _on_step(self) -> bool:
-            episodes = [info["episode"]["r"] for info in self.locals["infos"] if "episode" in info]
-            meter.saw(self.training_env.num_envs, episodes)
-            return not meter.over
 
     settings = dict(ZOO[name, env_id])
     envs: Any = make_vec_env(env_id, n_envs=num_envs or settings["num_envs"], seed=seed)
@@ -134,7 +128,7 @@ def stable_baselines3(
     del settings["num_envs"]
     algorithm = getattr(stable_baselines3, name)("MlpPolicy", envs, seed=seed, device="cpu", **settings)
     meter = Meter(*limits)
-    algorithm.learn(total_timesteps=limits[1], callback=Watcher())
+    algorithm.learn(total_timesteps=limits[1], callback=sb3_callback(meter))
     return meter.result()
 
 
