@@ -1,6 +1,7 @@
 """Critic: a network that predicts the return, as a baseline and for bootstrapping."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -19,6 +20,16 @@ from pg_lightning.tree import Tree, tree_leaves, tree_map
 
 CHUNK = 16_384
 """Observations that are valued together, which bounds the memory."""
+
+
+def squared_error_gradient(values: Tensor, targets: Tensor) -> Tensor:
+    r"""Compute :math:`\frac{2}{M} (v - y)`, the gradient of the mean squared error of values ``[M, 1]``.
+
+    >>> squared_error_gradient(torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [4.0]]))
+    tensor([[ 1.],
+            [-2.]])
+    """
+    return (values - targets) * (2 / len(targets))
 
 
 class Critic(Baseline, Fitted, nn.Module):
@@ -111,27 +122,31 @@ class Critic(Baseline, Fitted, nn.Module):
         targets = (returns / self.std).to(next(self.body.parameters()).dtype)
         update = int(self.seed) * 2**32 + batch.episodes.update
         generator = torch.Generator().manual_seed(update)
-        encode: nn.Module = self.encoder
-        if not list(encode.parameters()) and rows_together(observations, len(targets)) == len(targets):
-            observations, encode = encode(stacked(observations)), nn.Identity()  # Its features stay what they are.
+        # Features of an encoder without weights stay what they are: they are computed once, unless memory forbids it.
+        fixed = not list(self.encoder.parameters()) and rows_together(observations, len(targets)) == len(targets)
+        inputs = self.encoder(stacked(observations)) if fixed else observations
+        backpropagate = self.body.backpropagate if fixed else self._backpropagate
         self.requires_grad_(True)
         self.optimizer = self.optimizer or self._make_optimizer()
         try:
             for _ in range(self.epochs):
                 order = torch.randperm(len(targets), generator=generator).to(targets.device)
-                shuffled = tree_map(lambda leaf, order=order: leaf[order], (observations, targets))
+                shuffled = tree_map(lambda leaf, order=order: leaf[order], (inputs, targets))
                 for start in range(0, len(order), self.minibatch_size):
                     rows = slice(start, start + self.minibatch_size)
-                    inputs, aims = tree_map(lambda leaf, rows=rows: leaf[rows], shuffled)  # [M, ...], [M]
-                    outputs = self.body(encode(stacked(inputs)))  # [M, 1]
-                    self.optimizer.zero_grad()
-                    # The gradient of the mean squared error.
-                    outputs.backward(2 / len(aims) * (outputs.detach() - aims[:, None]))
+                    some, aims = tree_map(lambda leaf, rows=rows: leaf[rows], shuffled)  # [M, ...], [M]
+                    backpropagate(some, partial(squared_error_gradient, targets=aims[:, None]))
                     self.optimizer.step()
         finally:
             self.optimizer.zero_grad()
             self.requires_grad_(False)
         return {}
+
+    def _backpropagate(self, observations: Tree, outer: Callable[[Tensor], Tensor]) -> None:
+        """Set the gradients of encoder and body, given a loss's gradient as a function of the outputs ``[M, 1]``."""
+        outputs = self.body(self.encoder(stacked(observations)))  # [M, 1]
+        self.zero_grad()
+        outputs.backward(outer(outputs.detach()))
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)
