@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pg_lightning.cli import main
+from pg_lightning import Reinforce
+from pg_lightning.cli import main, run
 from pg_lightning.cli.configs import by_name
 from pg_lightning.cli.help import FIT, groups
 from pg_lightning.cli.jobs import Parsed
 from pg_lightning.cli.lightning import CLI
-from tests.runs import FEW, error, folder  # noqa: F401
+from tests.runs import FEW, QUIET, error, folder  # noqa: F401
 
 SHORT = [*FEW, "--trainer.max_steps", "2"]
 
@@ -105,7 +106,13 @@ TYPED = {
 def parse():
     """Parse words of ``fit`` as the command line does."""
     cli = Parsed(["fit"])
-    return lambda *words: cli.parse_arguments(cli.parser, ["fit", *words])
+
+    def parse(*words):
+        cli.words = ["fit", *words]
+        cli.open_checkpoint()
+        cli.parse_arguments(cli.parser, None)
+
+    return parse
 
 
 @pytest.mark.parametrize("typed", TYPED)
@@ -143,3 +150,43 @@ def test_F4_an_experiment_has_a_name(capsys):
 def test_a_bad_name_is_refused(name, folder):  # noqa: F811
     assert error("fit", *SHORT, f"--name={name}").endswith(f"not {name!r}")
     assert not list(folder.iterdir())
+
+
+class Scaled(Reinforce):
+    """An algorithm with an argument of its own."""
+
+    def __init__(self, scale: float = 2.0, **arguments):
+        super().__init__(**arguments)
+        self.save_hyperparameters({"scale": scale})
+        self.scale = scale
+
+    def loss(self, chunk):
+        loss, log_probs = super().loss(chunk)
+        return self.scale * loss, log_probs
+
+
+def test_F3_a_subclass_of_reinforce_is_named_and_resumed(capsys):
+    own = ["--model_class", "tests.test_command_line.Scaled", "--model.scale", "3"]
+    loss = {}
+    for words, scale in (((), 1), (own, 3)):
+        cli = run(["fit", *SHORT, *words, "--trainer.max_steps", "1"])
+        loss[scale] = cli.model.metrics["loss"]
+    assert loss[3] == pytest.approx(3 * loss[1], rel=1e-6)
+    resumed = run(["fit", *SHORT, "--ckpt_path", "last"])
+    assert type(resumed.model).__name__ == "Scaled" and resumed.model.scale == 3
+    assert resumed.trainer.global_step == 2
+    tested = run(["test", "--ckpt_path", "last", "--data.eval_episodes", "2", *QUIET])
+    assert type(tested.model).__name__ == "Scaled"
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        ("no_such.Agent", "--model_class no_such.Agent: No module named 'no_such'"),
+        ("pg_lightning.Nothing", "--model_class pg_lightning.Nothing: "),
+        ("pg_lightning.Critic", "derived from pg_lightning.Reinforce, not pg_lightning.Critic"),
+        ("Reinforce", "--model_class Reinforce: "),
+    ],
+)
+def test_another_class_than_of_an_agent_is_refused(path, says):
+    assert says in error("fit", *SHORT, "--model_class", path)

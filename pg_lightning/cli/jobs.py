@@ -14,6 +14,7 @@ from pg_lightning.callbacks.files import write_whole
 from pg_lightning.checkpoint_file import read_checkpoint
 from pg_lightning.cli import run
 from pg_lightning.cli.lightning import CLI
+from pg_lightning.cli.resume import flatten
 from pg_lightning.cli.runs import newest_run
 from pg_lightning.evaluation import evaluate
 from pg_lightning.plotting.common import read_columns
@@ -91,12 +92,13 @@ def parsed_config(arguments: list[str]) -> dict[str, Any]:
 
 
 def hash_of(arguments: list[str]) -> str:
-    """Return a hash of the configuration that options of ``fit`` lead to.
+    """Return a hash of the configuration that options of ``fit`` lead to; options that are null are no part of it.
 
     Raises:
         ValueError: a wrong option, before anything is run.
     """
-    return hashlib.sha256(json.dumps(parsed_config(arguments), sort_keys=True).encode()).hexdigest()[:16]
+    settings = {name: value for name, value in flatten(parsed_config(arguments)).items() if value is not None}
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_job(job: Job) -> dict[str, Any]:

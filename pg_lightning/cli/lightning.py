@@ -2,6 +2,7 @@
 
 import json
 import os
+import pkgutil
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -48,6 +49,9 @@ class CLI(LightningCLI):
     """``fit``, ``validate``, ``test``, ``predict``, ``watch`` and ``export`` of a Reinforce agent.
 
     Attributes:
+        words: that were typed, and later those that they imply.
+        typed: options by name.
+        base: configuration that they are laid over.
         run: folder that this process writes, ``None`` where it writes none.
         resumed: checkpoint to go on from.
         exit_code: of the process.
@@ -62,11 +66,12 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         exact = {"allow_abbrev": False}  # An abbreviated --ckpt_path would be Lightning's alone.
-        words = sys.argv[1:] if args is None else args
-        self.command = next((word for word in words if word in self.all_commands()), None)
+        self.words = [*(sys.argv[1:] if args is None else args)]
+        self.command = next((word for word in self.words if word in self.all_commands()), None)
         try:
+            self.open_checkpoint()
             super().__init__(
-                Reinforce,
+                model_class(self.typed.get("model_class", self.base.get("model_class"))),
                 EpisodeDataModule,
                 None,
                 trainer_class=RunTrainer,
@@ -123,23 +128,29 @@ class CLI(LightningCLI):
             parser.add_argument("--untrained", type=bool, default=False, help=text)
         return parser
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the options, on top of the configuration of the checkpoint that is named."""
-        arguments = list(sys.argv[1:] if args is None else args)
-        typed, command = typed_options(arguments), self.command
+    def open_checkpoint(self) -> None:
+        """Read the checkpoint that is named; lock its run's folder if training goes on there."""
+        self.typed = typed = typed_options(self.words)
+        self.root = Path(typed.get("trainer.default_root_dir") or ROOT)
         name = None if typed.get("name") in (None, "null") else str(typed["name"])
         check_name(name)
-        self.root = Path(typed.get("trainer.default_root_dir") or ROOT)
-        base = dict[str, Any]()
-        named = typed.get("ckpt_path")
-        if command is not None and named not in (None, "null"):
-            if (path := find_checkpoint(str(named), self.root, typed.get("env.id"), name)) is not None:
-                base = self._resume(path, command, typed)
-            arguments += ["--ckpt_path", str(self.resumed.path) if self.resumed else "null"]
+        self.base, named = dict[str, Any](), typed.get("ckpt_path")
+        if self.command is None or named in (None, "null"):
+            return
+        if (path := find_checkpoint(str(named), self.root, typed.get("env.id"), name)) is not None:
+            writes = is_first_process() and typed.get("trainer.fast_dev_run") in (None, "false", False)
+            self.resumed = open_checkpoint(path, self.command == "fit" and writes)
+            self.run = self.resumed.run
+            self.base = base_config(self.resumed, self.command, typed)
+        self.words += ["--ckpt_path", str(self.resumed.path) if self.resumed else "null"]
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse the options, on top of the configuration of the checkpoint that is named."""
+        arguments, command = self.words, self.command
         if command is not None:
             place = arguments.index(command) + 1
-            laid_under = ["--config", json.dumps(base)] if base else []
-            arguments[place:place] = [*laid_under, *implied(typed, base)]
+            laid_under = ["--config", json.dumps(self.base)] if self.base else []
+            arguments[place:place] = [*laid_under, *implied(self.typed, self.base)]
         following = [*arguments[1:], "-"]
         words = [HELP_OF.get(w, w) if n.startswith("-") else w for w, n in zip(arguments, following, strict=True)]
         self.config = parser.parse_args(words)
@@ -148,15 +159,8 @@ class CLI(LightningCLI):
         if command != "fit" and config.ckpt_path is None and not config.untrained:
             raise ValueError(f"{command} needs --ckpt_path; --untrained true plays with an untrained policy")
 
-    def _resume(self, path: Path, command: str, typed: dict[str, Any]) -> dict[str, Any]:
-        """Read the checkpoint, lock its run's folder if training goes on there; return its configuration."""
-        writes = command == "fit" and is_first_process() and typed.get("trainer.fast_dev_run") in (None, "false", False)
-        self.resumed = open_checkpoint(path, writes)
-        self.run = self.resumed.run
-        return base_config(self.resumed, command, typed)
-
     def _parse_ckpt_path(self) -> None:
-        """Do nothing: :meth:`parse_arguments` has, so that typed options win."""
+        """Do nothing: :meth:`open_checkpoint` has, so that typed options win."""
 
     def before_instantiate_classes(self) -> None:
         """Choose the run's folder; have everything written there."""
@@ -250,6 +254,21 @@ class CLI(LightningCLI):
         if number is not None and last.exists():
             step = self.trainer.global_step
             print(f"Stopped after update {step}. Go on with: {program()} fit --ckpt_path {last}")
+
+
+def model_class(path: str | None) -> type[Reinforce]:
+    """Import the class of the agent by its path: ``Reinforce``, unless another is named.
+
+    Raises:
+        ValueError: it is no class derived from Reinforce, or there is none.
+    """
+    try:
+        kind = Reinforce if path in (None, "null") else pkgutil.resolve_name(path)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"--model_class {path}: {error}") from None
+    if not (isinstance(kind, type) and issubclass(kind, Reinforce)):
+        raise ValueError(f"--model_class must name a class derived from pg_lightning.Reinforce, not {path}")
+    return kind
 
 
 def is_first_process() -> bool:

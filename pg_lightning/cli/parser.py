@@ -188,6 +188,8 @@ def add_arguments(parser: LightningArgumentParser) -> None:
         "Of the experiment: a new run's folder is <root>/<environment>/NAME/version_N; last and best are of its runs."
     )
     parser.add_argument("--name", type=str | None, default=None, help=text)
+    text = "Class of the agent, derived from pg_lightning.Reinforce, such as my_module.MyReinforce."
+    parser.add_argument("--model_class", type=str | None, default=None, help=text)
     parser.add_class_arguments(Environment, "env")
     parser.add_lightning_class_args(StopAtRewardThreshold, "stop")
     parser.add_lightning_class_args(EpisodeLines, "lines")

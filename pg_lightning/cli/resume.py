@@ -17,7 +17,7 @@ from pg_lightning.sampling.dataset import UPDATES_PER_EPOCH
 TRUSTED = ("pg_lightning", "torch", "pytorch_lightning")
 """Packages that are imported because a checkpoint names them."""
 
-EVALUATED = ("seed_everything", "env", "data", "model")
+EVALUATED = ("seed_everything", "env", "data", "model", "model_class")
 """Parts of a run's configuration that validate, test and predict take over."""
 
 
