@@ -643,3 +643,24 @@ def test_more_weights_than_memory():
 def test_arguments_out_of_range(arguments, message):
     with pytest.raises(ValueError, match=message):
         MLPBody(4, 2, **arguments)
+
+
+@pytest.mark.parametrize("hidden_sizes", HIDDEN_SIZES)
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("fused", [False, True])
+def test_backpropagate_is_the_backward_of_the_outputs(hidden_sizes, activation, bias, fused):
+    body = make_body(hidden_sizes=hidden_sizes, activation=activation, bias=bias)
+    body[0].weight.requires_grad_(not hidden_sizes)  # A frozen layer gets no gradient.
+    inputs, _ = make_inputs(body)
+    body(inputs).sum().backward()  # An earlier gradient is replaced.
+    with nullcontext() if fused else plain_layers():
+        body.backpropagate(inputs, torch.sin)
+    found = [p.grad for p in body.parameters()]
+    outputs = body(inputs)
+    body.zero_grad()
+    outputs.backward(outputs.detach().sin())
+    for gradient, parameter in zip(found, body.parameters(), strict=True):
+        assert (gradient is None) == (parameter.grad is None)
+        if gradient is not None:
+            torch.testing.assert_close(gradient, parameter.grad, rtol=1e-10, atol=1e-12)
