@@ -11,7 +11,7 @@ from pg_lightning import Reinforce
 from pg_lightning.cli import main, run
 from pg_lightning.cli.configs import by_name
 from pg_lightning.cli.help import FIT, groups
-from pg_lightning.cli.jobs import Parsed
+from pg_lightning.cli.jobs import Parsed, parsed_config
 from pg_lightning.cli.lightning import CLI
 from tests.runs import FEW, QUIET, error, folder  # noqa: F401
 
@@ -190,3 +190,15 @@ def test_F3_a_subclass_of_reinforce_is_named_and_resumed(capsys):
 )
 def test_another_class_than_of_an_agent_is_refused(path, says):
     assert says in error("fit", *SHORT, "--model_class", path)
+
+
+def test_a_class_starts_with_its_own_defaults(tmp_path):
+    """However it is named; not with those of the default class that have the same names."""
+    config = tmp_path / "one.yaml"
+    config.write_text("model: {policy: {class_path: pg_lightning.policies.CNNPolicy}}")
+    for words in (["--config", str(config)], ["--model.policy", "pg_lightning.policies.CNNPolicy"]):
+        config_of = parsed_config([*words, "--env.id", "tests.pixels:Catch-v0"])
+        assert config_of["model"]["policy"]["init_args"]["hidden_sizes"] == [256]
+    config.write_text("trainer: {logger: {class_path: pytorch_lightning.loggers.WandbLogger}}")
+    for words in (["--config", str(config)], ["--trainer.logger", "WandbLogger"]):
+        assert parsed_config(words)["trainer"]["logger"]["init_args"]["name"] is None

@@ -45,11 +45,11 @@ def test_tensorboard():
 def test_mlflow(store):
     from mlflow.tracking import MlflowClient
 
-    where = [] if store == "folder" else ["--trainer.logger.tracking_uri", "sqlite:///mlflow.db"]
+    where = [] if store == "folder" else ["--trainer.logger.tracking_uri", "sqlite:///mlflow.db", "--name", "first"]
     main([*FIT, "MLFlowLogger", *where])
     client = MlflowClient(where[1] if where else f"file:{RUN.absolute() / 'mlruns'}")
     (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    assert run.data.metrics.keys() == METRICS
+    assert run.data.metrics.keys() == METRICS and (not where or run.info.run_name == "first")
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")] == [1, 2, 3]
 
 
@@ -72,14 +72,17 @@ def wandb_records(data):
 @pytest.mark.filterwarnings("ignore")  # W&B's own.
 def test_wandb_offline(monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
-    main([*FIT, "WandbLogger", "--trainer.logger.offline", "true"])
+    main([*FIT, "WandbLogger", "--trainer.logger.offline", "true", "--name", "first"])
     import wandb
     from wandb.proto.wandb_internal_pb2 import Record
 
     wandb.teardown()  # The command line leaves it to the end of its process.
-    names = set()
-    for data in wandb_records(next(RUN.rglob("*.wandb")).read_bytes()):
-        names |= {"".join([item.key, *item.nested_key]) for item in Record.FromString(data).history.item}
+    names, titles = set(), set()
+    for data in wandb_records(next(Path("runs").rglob("*.wandb")).read_bytes()):
+        record = Record.FromString(data)
+        names |= {"".join([item.key, *item.nested_key]) for item in record.history.item}
+        titles.add(record.run.display_name)
+    assert titles == {"", "first"}
     assert any(name.startswith("learning_curve") for name in names)  # The picture.
     numbers = {name for name in names if not name.startswith(("_", "learning_curve"))}
     assert numbers - {"trainer/global_step"} == METRICS

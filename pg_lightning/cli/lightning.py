@@ -184,7 +184,7 @@ class CLI(LightningCLI):
             folder = self.run.path if self.run else None
         if folder is not None:
             config.trainer.default_root_dir = str(folder)
-            place_logger(config.trainer.logger, folder)
+            place_logger(config.trainer.logger, folder, config.name)
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """Make the Trainer, with the callbacks that every run has."""
@@ -276,18 +276,20 @@ def is_first_process() -> bool:
     return rank_zero_only.rank == 0 and int(os.environ.get("NODE_RANK", 0)) == 0  # type: ignore[attr-defined]
 
 
-def place_logger(loggers: Any, folder: Path) -> None:
-    """Have the loggers of a parsed configuration write to the run's folder."""
+def place_logger(loggers: Any, folder: Path, name: str | None) -> None:
+    """Have the loggers of a parsed configuration write to the run's folder, under the name of the experiment."""
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if not isinstance(logger, Namespace) or "save_dir" not in logger.init_args:
             continue
-        kind = logger.class_path.rpartition(".")[2]
-        logger.init_args.save_dir = str(folder)
+        kind, settings = logger.class_path.rpartition(".")[2], logger.init_args
+        settings.save_dir = str(folder)
         if kind == "MLFlowLogger":
             # MLflow 3 refuses a folder as its store without this.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-            logger.init_args.save_dir = str(folder / "mlruns")
+            settings.save_dir = str(folder / "mlruns")
+        for title in {"MLFlowLogger": ["run_name"], "WandbLogger": ["name"]}.get(kind, []):
+            settings[title] = settings[title] or name
         if kind in ("CSVLogger", "TensorBoardLogger"):
-            logger.init_args.name = logger.init_args.version = ""
+            settings.name = settings.version = ""
         if kind == "CSVLogger":
             logger.class_path = "pg_lightning.callbacks.files.RunCSVLogger"

@@ -218,8 +218,8 @@ FOLLOWING = {"optimizer": ("direction", "optimizer"), "model.returns": ("baselin
 def implied(typed: dict[str, Any], base: dict[str, Any]) -> list[str]:
     """Return words that typed options imply.
 
-    An option of a class that follows from another part implies that class. A class that is typed starts with its own
-    defaults: the parser would hand on those that the class before it shares with it.
+    An option of a class that follows from another part implies that class. A class that is typed, or that a
+    configuration file names, starts with its own defaults: the parser would hand on those of the default class.
 
     Args:
         typed: options by name.
@@ -235,7 +235,8 @@ def implied(typed: dict[str, Any], base: dict[str, Any]) -> list[str]:
         spec = describe(getattr(pkgutil.resolve_name(path if "." in path else f"pg_lightning.{path}"), attribute))
         given = [f"--{option}.{name}={value}" for name, value in spec["init_args"].items()]
         words += [f"--{option}", spec["class_path"], *given]
-    return words + [f"--model.{part}=null" for part in PARTS if f"model.{part}" in typed]
+    classes = [*(f"model.{part}" for part in PARTS), "trainer.logger"]
+    return words + [f"--{one}=null" for one in classes if {one, f"{one}.class_path"} & typed.keys()]
 
 
 def check_config(config: Namespace) -> None:

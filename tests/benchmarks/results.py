@@ -162,7 +162,8 @@ python -m tests.benchmarks.results write
 
 which is one `python train.py compare configs/NAME.yaml --seeds 1000:1010` for each environment; the seeds begin at 1010
 for {again}, whose configurations were changed after a look at runs of
-the seeds before. Raw rows and curves are in `docs/results/`, two CSV files for each environment. Fewer than 10 seeds are few: such intervals are rough.
+the seeds before. Raw rows and curves are in `docs/results/`, two CSV files for each environment. Fewer than 10 seeds
+are few: such intervals are rough.
 
 ## The final policy at the budget
 
