@@ -44,8 +44,9 @@ CLASSIC = [
 CLASSIC += ["bipedal_walker", "frozen_lake", "taxi", "mountain_car"]
 MUJOCO = ["reacher", "swimmer", "inverted_pendulum", "inverted_double_pendulum"]
 MUJOCO += ["hopper", "half_cheetah", "walker2d", "ant"]
-FIRST = dict.fromkeys(["cartpole_defaults", "inverted_pendulum", "lunar_lander"], 1010)
-"""First seed, where it is not 1000: these configurations were changed after runs of the seeds from 1000 on."""
+FIRST = dict.fromkeys(["cartpole_defaults", "inverted_pendulum", "lunar_lander_continuous"], 1010)
+FIRST["lunar_lander"] = 1020
+"""First seed, where it is not 1000: these configurations were changed after runs of the seeds before."""
 SEEDS = dict.fromkeys(CLASSIC, 10) | dict.fromkeys(MUJOCO, 5)
 
 CHANGED = {
@@ -160,9 +161,9 @@ python -m tests.benchmarks.results run
 python -m tests.benchmarks.results write
 ```
 
-which is one `python train.py compare configs/NAME.yaml --seeds 1000:1010` for each environment; the seeds begin at 1010
-for {again}, whose configurations were changed after a look at runs of
-the seeds before. Raw rows and curves are in `docs/results/`, two CSV files for each environment. Fewer than 10 seeds
+which is one `python train.py compare configs/NAME.yaml --seeds 1000:1010` for each environment. The seeds begin later where
+a configuration was changed after a look at runs of the seeds before: {again}.
+ Raw rows and curves are in `docs/results/`, two CSV files for each environment. Fewer than 10 seeds
 are few: such intervals are rough.
 
 ## The final policy at the budget
@@ -208,11 +209,11 @@ def write() -> None:
     header = ["environment", "last 100 episodes", "best 100 episodes", "area under the curve"]
     header += ["episodes", "updates", "seconds", "solved at, env steps"]
     training = table(header, [training_row(name, rows) for name, rows in runs.items()])
-    changes = [f"- {runs[name][0]['env_id']}: {text}." for name, text in CHANGED.items() if name in runs]
+    changes = dict.fromkeys(f"- {runs[name][0]['env_id']}: {text}." for name, text in CHANGED.items() if name in runs)
     changed = "The published figures are of older versions of these environments:\n\n" + "\n".join(changes)
     open_ = [f"`{name}.yaml`" for name in SEEDS if name not in names]
     missing = f"Not measured yet: {', '.join(open_)}.\n\n" if open_ else ""
-    again = ", ".join(f"`{name}`" for name in FIRST)
+    again = ", ".join(f"`{name}` at {seed}" for name, seed in FIRST.items())
     text = TEXT.format(
         again=again, missing=missing, first=1000, final=final, changed=changed, training=training, where=machine()
     )
