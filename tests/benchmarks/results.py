@@ -161,10 +161,10 @@ python -m tests.benchmarks.results run
 python -m tests.benchmarks.results write
 ```
 
-which is one `python train.py compare configs/NAME.yaml --seeds 1000:1010` for each environment. The seeds begin later where
-a configuration was changed after a look at runs of the seeds before: {again}.
- Raw rows and curves are in `docs/results/`, two CSV files for each environment. Fewer than 10 seeds
-are few: such intervals are rough.
+which is one `python train.py compare configs/NAME.yaml --seeds 1000:1010` for each environment. The seeds begin later
+where a configuration was changed after a look at runs of the seeds before: {again}.
+Raw rows and curves are in `docs/results/`, two CSV files for each environment. Fewer than 10 seeds are few: such
+intervals are rough.
 
 ## The final policy at the budget
 
