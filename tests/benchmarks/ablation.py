@@ -1,0 +1,138 @@
+"""Ablation: the configurations of two environments with one part changed at a time, at 300,000 env steps.
+
+    python -m tests.benchmarks.ablation run                 # half an hour and more; type it again to go on
+    python -m tests.benchmarks.ablation write               # docs/ablation.md and its raw CSV
+
+Each line of the table is one ``python train.py compare`` with the options that stand in it.
+"""
+
+import argparse
+import csv
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from pg_lightning.cli.tables import interval_of
+from pg_lightning.statistics import Estimate, interquartile_mean, probability_of_improvement
+from tests.benchmarks.common import ROOT, say, table
+from tests.benchmarks.results import numbers, read_rows
+
+RUNS, DOCS = ROOT / "runs" / "ablation", ROOT / "docs"
+STEPS, FIRST = 300_000, 2000
+ENVIRONMENTS = ("hopper", "lunar_lander")
+COLUMNS = ("environment", "change", "seed", "sampled_mean", "greedy_mean", "last_100_mean", "seconds")
+
+CHANGES = {
+    "none": "",
+    "plain gradient, Adam": "--model.direction Gradient",
+    "no critic: leave-one-out": "--model.baseline LeaveOneOut",
+    "observations not normalised": (
+        "--model.policy.init_args.encoder null --model.baseline Critic --model.baseline.encoder null"
+    ),
+    "λ = 1": "--model.returns.gae_lambda 1",
+    "truncation the other way": "",
+    "4 episodes per update": "--data.num_envs 4",
+    "16 episodes per update": "--data.num_envs 16",
+}
+"""What is changed, and its options. The plain gradient has its default Adam, the fitting learning rate of Gradient."""
+
+OWN = {
+    ("hopper", "truncation the other way"): "--model.returns GAE --model.returns.truncation terminal",
+    ("lunar_lander", "truncation the other way"): "--model.returns.truncation bootstrap",
+    ("hopper", "λ = 1"): "--model.returns GAE --model.returns.gae_lambda 1",
+    ("lunar_lander", "no critic: leave-one-out"): "--model.baseline LeaveOneOut --model.returns MonteCarlo",
+}
+"""Options that differ with the environment: LunarLander's configuration has a GAE that counts truncation as terminal;
+Hopper's is the default, which goes on with the critic's value."""
+
+CONCLUSIONS: dict[tuple[str, str], str] = {}
+"""One sentence for each line, written after it was measured."""
+
+
+def run(seeds: int, workers: int) -> None:
+    """Run what is missing."""
+    for environment in ENVIRONMENTS:
+        for change, options in CHANGES.items():
+            say(f"{environment}, {change}:")
+            words = OWN.get((environment, change), options).split()
+            command = [sys.executable, str(ROOT / "train.py"), "compare", str(ROOT / "configs" / f"{environment}.yaml")]
+            command += ["--seeds", f"{FIRST}:{FIRST + seeds}", "--workers", str(workers), *words]
+            command += ["--stop.max_env_steps", str(STEPS), "--out", str(RUNS / environment / change)]
+            subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+
+
+def gather() -> None:
+    """Copy the rows of all finished comparisons into one file of the docs."""
+    rows = []
+    for environment in ENVIRONMENTS:
+        for change in CHANGES:
+            path = RUNS / environment / change / "comparison.csv"
+            for row in read_rows(path) if path.is_file() else []:
+                rows.append({"environment": environment, "change": change} | {name: row[name] for name in COLUMNS[2:]})
+    with (DOCS / "ablation.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def lines(environment: str, rows: Sequence[dict[str, str]]) -> list[list[str]]:
+    """Return the lines of an environment's table."""
+    base, found = numbers([row for row in rows if row["change"] == "none"], "sampled_mean"), list[list[str]]()
+    for change, options in CHANGES.items():
+        here = [row for row in rows if row["change"] == change]
+        if not here:
+            continue
+        sampled, greedy = numbers(here, "sampled_mean"), numbers(here, "greedy_mean")
+        cells = [change, f"`{words}`" if (words := OWN.get((environment, change), options)) else "", str(len(here))]
+        cells += [interval_of(interquartile_mean(sampled)), interval_of(interquartile_mean(greedy))]
+        cells += ["" if change == "none" else percent(probability_of_improvement(sampled, base))]
+        found.append([*cells, CONCLUSIONS.get((environment, change), "")])
+    return found
+
+
+def percent(share: Estimate) -> str:
+    """Write a share with its interval."""
+    return f"{100 * share.value:.0f} % [{100 * share.low:.0f}, {100 * share.high:.0f}]"
+
+
+TEXT = """\
+# Ablation
+
+What each part of the recipe is worth at {steps:,} env steps: the configuration with one change at a time. Interquartile
+mean over seeds of the final policy's return, with 95 % bootstrap intervals; "better" is the probability that a run with
+the change ends higher (sampled) than one without. The seeds begin at {first}; so few are rough. Raw rows:
+`docs/ablation.csv`.
+
+```sh
+python -m tests.benchmarks.ablation run
+python -m tests.benchmarks.ablation write
+```
+"""
+
+
+def write() -> None:
+    """Write the docs from the rows that there are."""
+    if RUNS.is_dir():
+        gather()
+    text, rows = TEXT.format(steps=STEPS, first=FIRST), read_rows(DOCS / "ablation.csv")
+    header = ["change", "options", "seeds", "sampled", "greedy", "better", "so"]
+    for environment in ENVIRONMENTS:
+        if here := lines(environment, [row for row in rows if row["environment"] == environment]):
+            text += f"\n## `configs/{environment}.yaml`\n\n{table(header, here)}\n"
+    (DOCS / "ablation.md").write_text(text)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "write"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    if options.what == "run":
+        run(options.seeds, options.workers)
+    else:
+        write()
+
+
+if __name__ == "__main__":
+    main()
