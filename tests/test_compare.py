@@ -80,13 +80,14 @@ def test_each_run_is_that_of_fit(done, tmp_path):
     places = ["--trainer.default_root_dir", str(tmp_path), "--trainer.enable_progress_bar", "false"]
     main(["fit", "--config", str(ROOT / "configs/cartpole.yaml"), *alone, *places])
     name = "CartPole-v1/version_0/checkpoints/last.ckpt"
-    ours, theirs = (torch.load(path / name)["state_dict"] for path in (out / "baseline_NoBaseline/seed_4", tmp_path))
+    (run,) = (out / "baseline_NoBaseline/seed_4").iterdir()
+    ours, theirs = (torch.load(path / name)["state_dict"] for path in (run, tmp_path))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs if isinstance(theirs[key], torch.Tensor))
 
 
 def test_the_final_evaluation_is_that_of_test(done, capsys):
     out, _ = done
-    run = out / "baseline_LeaveOneOut/seed_3/CartPole-v1/version_0"
+    (run,) = out.glob("baseline_LeaveOneOut/seed_3/*/CartPole-v1/version_0")
     main(["test", "--ckpt_path", str(run), "--data.eval_episodes", "4", "--trainer.enable_progress_bar", "false"])
     report = json.loads((run / "evaluation.json").read_text())
     row = next(row for row in table(out) if row["name"] == "baseline=LeaveOneOut" and row["seed"] == "3")
@@ -112,6 +113,8 @@ def test_another_configuration_is_run_anew(done):
     again = table(out)
     assert all(one["config_hash"] != other["config_hash"] for one, other in zip(rows, again, strict=True))
     assert len({row["config_hash"] for row in again}) == 2
+    gammas = [torch.load(path)["hyper_parameters"]["gamma"] for path in out.rglob("seed_4/*/*/*/checkpoints/last.ckpt")]
+    assert sorted(gammas) == [0.9, 0.9, 0.99, 0.99]
 
 
 def test_the_figures_are_drawn(done):

@@ -48,8 +48,13 @@ class Job(NamedTuple):
 
     @property
     def row_path(self) -> Path:
-        """File of the finished run's row; the learning curve is beside it as ``.csv``, the run folder without."""
+        """File of the finished run's row; the learning curve is beside it as ``.csv``."""
         return Path(self.folder, f"seed_{self.seed}.json")
+
+    @property
+    def root(self) -> Path:
+        """Folder of the run; one of another configuration is no run to go on with."""
+        return self.row_path.with_suffix("") / self.config_hash
 
     def finished_row(self) -> dict[str, Any] | None:
         """Return the row of this run, ``None`` where it is not finished, or was of another configuration."""
@@ -111,7 +116,7 @@ def run_job(job: Job) -> dict[str, Any]:
     """
     if (row := job.finished_row()) is not None:
         return row
-    root = job.row_path.with_suffix("")
+    root = job.root
     root.mkdir(parents=True, exist_ok=True)
     resumed = newest_run(root) is not None
     places = ["--seed_everything", str(job.seed), "--trainer.default_root_dir", str(root), "--ckpt_path", "auto"]

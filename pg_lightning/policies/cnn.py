@@ -1,5 +1,6 @@
 """Convolutional network for images: ``[T, channels, height, width]`` -> features ``[T, F]``."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -20,7 +21,7 @@ ATARI_SIDE = 36
 
 
 class CNNBody(nn.Sequential):
-    """Convolutions with ReLUs, flattened at the end.
+    """Convolutions with ReLUs, flattened at the end; orthogonal weights with gain √2, biases 0.
 
     Args:
         shape: channels, height and width of the images.
@@ -43,7 +44,10 @@ class CNNBody(nn.Sequential):
         sizes = [shape[0], *(channels for channels, *_ in layers)]
         modules: list[nn.Module] = []
         for (inputs, outputs), (_, kernel, stride, padding) in zip(pairwise(sizes), layers, strict=True):
-            modules += [nn.Conv2d(inputs, outputs, kernel, stride, padding), nn.ReLU()]
+            convolution = nn.Conv2d(inputs, outputs, kernel, stride, padding)
+            nn.init.orthogonal_(convolution.weight, math.sqrt(2))
+            nn.init.zeros_(convolution.get_parameter("bias"))
+            modules += [convolution, nn.ReLU()]
         super().__init__(*modules, nn.Flatten())
         try:
             with torch.no_grad():
