@@ -13,8 +13,13 @@ RESAMPLES = 2_000
 """Bootstrap samples of an interval."""
 
 
+LEAST_VALUES, LEAST_PAIRED = 3, 5
+"""Runs from which an interval is given, and those of each side from which a comparison has one: the bootstrap of fewer
+says nothing, and of two groups that do not overlap that all is certain."""
+
+
 class Estimate(NamedTuple):
-    """A number with its 95 % confidence interval."""
+    """A number with its 95 % confidence interval, not a number where there are too few runs for one."""
 
     value: float
     low: float
@@ -32,7 +37,7 @@ def interquartile_mean(values: Sequence[float]) -> Estimate:
     sample = np.asarray(values, float)
     rng = np.random.default_rng(0)
     means = trim_mean(sample[rng.integers(len(sample), size=(RESAMPLES, len(sample)))], 0.25, axis=1)
-    return _estimate(trim_mean(sample, 0.25).item(), means)
+    return _estimate(trim_mean(sample, 0.25).item(), means, len(sample) >= LEAST_VALUES)
 
 
 def share(successes: int, trials: int) -> Estimate:
@@ -56,7 +61,8 @@ def probability_of_improvement(ours: Sequence[float], theirs: Sequence[float]) -
     better = np.sign(np.subtract.outer(np.asarray(ours, float), np.asarray(theirs, float))) / 2 + 0.5  # [n, m]
     rng = np.random.default_rng(0)
     rows, columns = (rng.integers(size, size=(RESAMPLES, size)) for size in better.shape)  # Each group by itself.
-    return _estimate(better.mean().item(), better[rows[:, :, None], columns[:, None, :]].mean((1, 2)))
+    resampled = better[rows[:, :, None], columns[:, None, :]].mean((1, 2))
+    return _estimate(better.mean().item(), resampled, min(better.shape) >= LEAST_PAIRED)
 
 
 def mean_band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -67,6 +73,6 @@ def mean_band(curves: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return curves.mean(0), low, high
 
 
-def _estimate(value: float, resampled: np.ndarray) -> Estimate:
-    low, high = np.quantile(resampled, [0.025, 0.975])
+def _estimate(value: float, resampled: np.ndarray, enough: bool) -> Estimate:
+    low, high = np.quantile(resampled, [0.025, 0.975]) if enough else (np.nan, np.nan)
     return Estimate(value, float(low), float(high))

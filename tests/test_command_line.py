@@ -1,7 +1,11 @@
 """The command line for people: help on two screens, suggestions that run, names of experiments."""
 
+import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +17,7 @@ from pg_lightning.cli.configs import by_name
 from pg_lightning.cli.help import FIT, groups
 from pg_lightning.cli.jobs import Parsed, parsed_config
 from pg_lightning.cli.lightning import CLI
+from tests.helpers import ROOT
 from tests.runs import FEW, QUIET, error, folder  # noqa: F401
 
 SHORT = [*FEW, "--trainer.max_steps", "2"]
@@ -202,3 +207,27 @@ def test_a_class_starts_with_its_own_defaults(tmp_path):
     config.write_text("trainer: {logger: {class_path: pytorch_lightning.loggers.WandbLogger}}")
     for words in (["--config", str(config)], ["--trainer.logger", "WandbLogger"]):
         assert parsed_config(words)["trainer"]["logger"]["init_args"]["name"] is None
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["fit", "--config", "cartpol"], "--config: there is no file cartpol; did you mean cartpole?"),
+        (["compare", "cartpol"], "--config: there is no file cartpol; did you mean cartpole?"),
+        (["compare", "--seed", "5"], "give --seeds 5:6 for the seed 5, not --seed"),
+        (["compare", "--seed_everything=5"], "give --seeds 5:6 for the seed 5, not --seed_everything"),
+        (["fit", "--model.baseline", "LeaveOnOut"], "(did you mean LeaveOneOut?); got LeaveOnOut"),
+        (["fit", "--model.policy.hidden_sizes", "32"], "expected a list such as [64, 64]; got 32"),
+    ],
+)
+def test_a_slip_is_answered_with_what_was_meant(words, says):
+    assert says in error(*words)
+
+
+def test_a_reader_that_has_left_is_no_error():
+    words = [sys.executable, str(ROOT / "train.py"), "fit", "--help"]
+    read, write = os.pipe()
+    os.close(read)  # As head does when it has its lines.
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -124,7 +126,8 @@ def test_the_figures_are_drawn(done):
         image = imread(out / name)
         assert image.shape[1] > 700 and image[..., :3].std() > 0.05
     text = (out / "comparison.md").read_text()
-    assert "2 seeds are few" in text and "| baseline=NoBaseline | 2 | 0 of 2 |" in text
+    assert "2 seeds are few" in text and re.search(r"\| baseline=NoBaseline \| 2 \| [\d,]+ \| 0 of 2 \|", text)
+    assert "Made by `python train.py compare " in text
 
 
 def test_a_run_that_fails_does_not_end_the_others(tmp_path, capfd):
@@ -249,7 +252,8 @@ def test_the_statistics_are_those_of_the_formulas():
     assert interquartile_mean(range(100)).value == 49.5
     assert share(10, 10).low == pytest.approx(1 / (1 + 1.959964**2 / 10), rel=1e-6)  # Wilson's, in closed form.
     assert probability_of_improvement([1, 2, 3], [2, 2]).value == 0.5
-    assert probability_of_improvement([1, 3], [2, 2, 2]).low == 0.0
+    assert probability_of_improvement([1, 1, 1, 3, 3], [2] * 5).low == 0.0
+    assert math.isnan(probability_of_improvement([1, 3, 4, 5], [2] * 5).low) and math.isnan(interquartile_mean([1, 2]).low)
     rng = np.random.default_rng(1)
     covered = [
         estimate.low <= 0.5 <= estimate.high

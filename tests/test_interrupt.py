@@ -60,7 +60,7 @@ class TestHere:
         interrupt = GracefulInterrupt()
         assert fit(Learner(number), interrupt).global_step == 2 and interrupt.signal == number
         assert [signal.getsignal(number) for number in SIGNALS] == handlers
-        assert capfd.readouterr().out == "Stopping after this update (Ctrl-C again to stop at once) ...\n"
+        assert capfd.readouterr().out == "Stopping after this update (a second signal, or Ctrl-C, stops at once) ...\n"
 
     def test_without_a_signal_training_goes_on(self, handlers):
         interrupt = GracefulInterrupt()

@@ -39,7 +39,7 @@ class GracefulInterrupt(Callback):
             if trainer.is_global_zero:
                 # A print of its own could meet one that the signal interrupted, which Python refuses.
                 with suppress(OSError):
-                    os.write(1, b"Stopping after this update (Ctrl-C again to stop at once) ...\n")
+                    os.write(1, b"Stopping after this update (a second signal, or Ctrl-C, stops at once) ...\n")
 
         for number in SIGNALS:
             signal.signal(number, stop)

@@ -5,6 +5,7 @@ import importlib
 import io
 import logging
 import os
+import select
 import signal
 import sys
 import time
@@ -40,7 +41,8 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: words after ``train.py``; by default those that were typed.
     """
-    words = by_name(sys.argv[1:] if args is None else args)
+    with errors_in_one_line(ROOT):
+        words = by_name(sys.argv[1:] if args is None else args)
     if words and words[0] in COMMANDS:
         quiet()
         with errors_in_one_line(ROOT):
@@ -88,6 +90,8 @@ def errors_in_one_line(root: str, cli: CLI | None = None) -> Iterator[None]:
             raise
         if interrupted(error):
             sys.exit(128 + signal.SIGINT)
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            sys.exit(128 + signal.SIGPIPE)
         if os.environ.get("PG_LIGHTNING_TRACEBACK"):
             raise
         folder = Path(getattr(cli, "root", root))
@@ -95,6 +99,16 @@ def errors_in_one_line(root: str, cli: CLI | None = None) -> Iterator[None]:
         if world_size > 1 and from_another_process(error) and told_by_another(folder, started):
             sys.exit(1)
         sys.exit(one_line(error, folder, world_size))
+
+
+def reader_is_gone() -> bool:
+    """Tell whether nobody reads what is printed any more, such as ``head``; nothing more is printed then."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    gone = any(event & select.POLLERR for _, event in poll.poll(0))
+    if gone:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return gone
 
 
 def quiet() -> None:

@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import re
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from tqdm import tqdm
 from pg_lightning.callbacks.files import write_whole
 from pg_lightning.cli.configs import by_name
 from pg_lightning.cli.engines import ENGINES
-from pg_lightning.cli.help import command_parser
+from pg_lightning.cli.help import command_parser, program
 from pg_lightning.cli.jobs import Job, hash_of
 from pg_lightning.cli.runs import folder_name
 from pg_lightning.cli.tables import markdown
@@ -82,7 +83,7 @@ def main(arguments: list[str]) -> int:
             else:
                 rows[named[row["name"], row["seed"]]] = row
             if rows and time.monotonic() > written_at + WRITE_EVERY:
-                write_results(out, jobs, rows)
+                write_results(out, jobs, rows, arguments)
                 written_at = time.monotonic()
             if bar.disable:
                 print(f"{len(rows) + len(failed)} of {len(jobs)} runs: {row['name']}, seed {row['seed']}", flush=True)
@@ -91,7 +92,7 @@ def main(arguments: list[str]) -> int:
     for row in failed:
         print(f"{row['name']}, seed {row['seed']}: {row['error']}", file=sys.stderr)
     if rows:
-        print(write_results(out, jobs, rows, figures=True))
+        print(write_results(out, jobs, rows, arguments, figures=True))
         print(f"Results: {out}")
     return int(bool(failed))
 
@@ -108,7 +109,21 @@ def parse(arguments: list[str]) -> tuple[list[str], argparse.Namespace, list[str
         options, fit = parser().parse_known_args(arguments[len(named) :])
     except argparse.ArgumentError as error:
         raise ValueError(f"compare: {error}") from None
+    refuse_seed("compare", fit)
     return named, options, fit
+
+
+def refuse_seed(command: str, fit: Sequence[str]) -> None:
+    """Refuse a seed among the options of ``fit``: ``--seeds`` names them.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for option in ("--seed", "--seed_everything"):
+        if any(word == option or word.startswith(f"{option}=") for word in fit):
+            raise ValueError(
+                f"{command} runs the seeds that --seeds names; give --seeds 5:6 for the seed 5, not {option}"
+            )
 
 
 def seeds_of(text: str) -> range:
@@ -178,8 +193,10 @@ def word_of(value: Any) -> str:
     return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n...")[0].strip()
 
 
-def write_results(out: Path, jobs: Sequence[Job], rows: dict[Job, dict[str, Any]], figures: bool = False) -> str:
-    """Write the table of all rows and of the configurations, and the figures; return the latter table."""
+def write_results(
+    out: Path, jobs: Sequence[Job], rows: dict[Job, dict[str, Any]], arguments: Sequence[str], figures: bool = False
+) -> str:
+    """Write the table of all rows, that of the configurations with its command, and the figures; return the second."""
     ordered = [rows[job] | {"folder": job.folder} for job in jobs if job in rows]
     text, table = io.StringIO(), [{k: v for k, v in row.items() if k != "folder"} for row in ordered]
     writer = csv.DictWriter(text, list(dict.fromkeys(name for row in table for name in row)), lineterminator="\n")
@@ -187,7 +204,8 @@ def write_results(out: Path, jobs: Sequence[Job], rows: dict[Job, dict[str, Any]
     writer.writerows(table)
     write_whole(out / "comparison.csv", text.getvalue())
     summary = markdown(ordered)
-    write_whole(out / "comparison.md", summary + "\n")
+    command = shlex.join([*program().split(), "compare", *arguments])
+    write_whole(out / "comparison.md", f"{summary}\n\nMade by `{command}`.\n")
     if figures:
         for name, image in plot_comparison(ordered).items():
             write_whole(out / name, image)

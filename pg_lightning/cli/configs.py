@@ -1,6 +1,7 @@
 """``configs``: configurations that come with the package, which ``--config`` takes by name."""
 
 import argparse
+import difflib
 import importlib.util
 from pathlib import Path
 
@@ -20,14 +21,22 @@ def shipped() -> dict[str, Path]:
 
 
 def by_name(words: list[str]) -> list[str]:
-    """Replace names of shipped configurations by their files, where a ``--config`` names no file of its own."""
+    """Replace names of shipped configurations by their files, where a ``--config`` names no file of its own.
+
+    Raises:
+        ValueError: no file, and nearly the name of a configuration.
+    """
     known, replaced = shipped(), list(words)
     for place, word in enumerate(words):
         option, equals, value = word.partition("=")
         if option not in ("--config", "-c"):
             continue
         value = value if equals else words[place + 1] if place + 1 < len(words) else ""
-        if value in known and not Path(value).exists():
+        if Path(value).exists() or value.startswith("{"):
+            continue
+        if value not in known and (close := difflib.get_close_matches(value, known, n=1)):
+            raise ValueError(f"--config: there is no file {value}; did you mean {close[0]}?")
+        if value in known:
             replaced[place if equals else place + 1] = f"{option}={known[value]}" if equals else str(known[value])
     return replaced
 

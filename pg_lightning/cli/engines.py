@@ -20,13 +20,21 @@ def on_this_machine(jobs: Sequence[Job], workers: int) -> Iterator[dict[str, Any
 
     Raises:
         ImportError: joblib is not installed.
+        ChildProcessError: a process was killed.
     """
     try:
         from joblib import Parallel, delayed
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
     except ImportError:
         raise ImportError("compare needs joblib and scipy: pip install 'pg_lightning[compare]'") from None
     parallel = Parallel(n_jobs=workers, backend="loky", batch_size=1, return_as="generator_unordered")
-    yield from parallel(delayed(run_in_worker)(job, os.getpid()) for job in jobs)
+    try:
+        yield from parallel(delayed(run_in_worker)(job, os.getpid()) for job in jobs)
+    except TerminatedWorkerError:
+        raise ChildProcessError(
+            "a process that ran a seed was killed, perhaps because memory ran out: type the same command again, with "
+            "fewer --workers; what is finished is kept"
+        ) from None
 
 
 def run_in_worker(job: Job, parent: int) -> dict[str, Any]:

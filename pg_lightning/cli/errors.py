@@ -1,5 +1,6 @@
 """Errors in one line: what was wrong, where, whose fault it was, and where the full traceback is."""
 
+import difflib
 import re
 import sys
 import time
@@ -12,6 +13,7 @@ from types import FrameType
 import gymnasium as gym
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+import pg_lightning
 from pg_lightning.envs import EnvironmentFault
 from pg_lightning.sampling.actors import PolicyError
 from pg_lightning.sampling.playing import origin
@@ -38,6 +40,10 @@ _NOISE = re.compile(
     r"|Expected a <class '(NoneType|collections\.abc\.Iterable|bool)'>$|.* does not correspond to a subclass of"
 )
 """Lines of a parser's message that list what a value might also have been."""
+
+
+CLASS = "expected the name or the import path of a class"
+"""What is said of a value that names no class."""
 
 
 def interrupted(error: BaseException) -> bool:
@@ -119,7 +125,7 @@ def whose_fault(error: BaseException) -> str:
         if isinstance(link, PolicyError):
             return "policy"
     first = origin(error)
-    if is_ours(first):
+    if is_ours(first) or isinstance(first, OSError):  # The machine's fault, which the message names.
         return ""
     ours = [frame for frame in frames(first) if Path(frame.f_code.co_filename).is_relative_to(PACKAGE)]
     if not ours:
@@ -176,6 +182,8 @@ def condense(message: str) -> str:
         if line and not _NOISE.match(line) and (line := _plain(line)) not in reasons:
             reasons.append(line)
     text = "; ".join(reasons) or "not a valid value"
+    if CLASS in text and (close := difflib.get_close_matches(given, dir(pg_lightning), n=1)):
+        text += f" (did you mean {close[0]}?)"
     if given and not given.startswith("Namespace("):
         text += f"; got {given}"
     if not options:
@@ -187,6 +195,7 @@ def _plain(line: str) -> str:
     """Name types as a user would: ``<class 'int'>`` -> ``int``."""
     line = re.sub(r"typing\.Literal\[(.*?)\]", r"value out of \1", line)
     line = re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", line)
-    line = re.sub(r"Expected a dot import path string: .*", "expected the name or the import path of a class", line)
+    line = re.sub(r"Expected a dot import path string: .*", CLASS, line)
+    line = re.sub(r"Expected a Sequence$", "expected a list such as [64, 64]", line)
     line = re.sub(r"Type \S.*? expects a function or a callable class:\s*", "", line)
     return re.sub(r"\ba int\b", "an int", line)

@@ -1,5 +1,6 @@
 """Tables of a comparison, in Markdown."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,12 +40,19 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def summary_table(variants: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Return one line a configuration: how many runs solved it and what that took, and the final returns."""
-    header = ["configuration", "seeds", "solved", "share solved", "episodes to solve", "env steps to solve"]
-    header += ["seconds to solve", "final return, sampled", "mean", "final return, greedy", "mean"]
+    header = ["configuration", "seeds", "env steps", "solved", "share solved", "episodes to solve"]
+    header += [
+        "env steps to solve",
+        "seconds to solve",
+        "final return, sampled",
+        "mean",
+        "final return, greedy",
+        "mean",
+    ]
     table = [header, ["---"] + ["---:"] * (len(header) - 1)]
     for name, runs in variants.items():
         solved = [run for run in runs if run["solved"]]
-        cells = [name, str(len(runs))]
+        cells = [name, str(len(runs)), f"{np.median([run['env_steps'] for run in runs]):,.0f}"]
         if runs[0]["threshold"] is None:
             cells += ["no threshold"] + [""] * 4
         else:
@@ -58,8 +66,9 @@ def summary_table(variants: dict[str, list[dict[str, Any]]]) -> list[str]:
         table.append(cells)
     caption = [
         "",
-        "To solve: median of the runs that solved it, quartiles in brackets. Final return: interquartile mean over the "
-        "seeds of each final policy's mean return, 95 % bootstrap interval in brackets, and the plain mean beside it.",
+        "Env steps: median of those taken. To solve: median of the runs that solved it, quartiles in brackets. Final "
+        "return: interquartile mean over the seeds of each final policy's mean return, 95 % bootstrap interval in "
+        "brackets, and the plain mean beside it. Too few runs have no interval.",
     ]
     return ["| " + " | ".join(cells) + " |" for cells in table] + caption
 
@@ -90,10 +99,10 @@ def quartiles(values: Sequence[float], digits: int) -> str:
 
 
 def interval_of(estimate: Estimate, digits: int = 1) -> str:
-    """Format a number and its interval.
+    """Format a number and its interval, where it has one.
 
     >>> interval_of(Estimate(499.1, 498.2, 499.8))
     '499.1 [498.2, 499.8]'
     """
     value, low, high = (f"{number:,.{digits}f}" for number in estimate)
-    return f"{value} [{low}, {high}]"
+    return value if math.isnan(estimate.low) else f"{value} [{low}, {high}]"

@@ -5,15 +5,16 @@ import io
 import math
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pg_lightning.callbacks.files import write_whole
-from pg_lightning.cli.compare import name_of, seeds_of, word_of
+from pg_lightning.cli.compare import name_of, refuse_seed, seeds_of, word_of
 from pg_lightning.cli.engines import on_this_machine
+from pg_lightning.cli.errors import condense
 from pg_lightning.cli.help import command_parser, program
 from pg_lightning.cli.jobs import Job, hash_of, parsed_config
 from pg_lightning.cli.runs import folder_name
@@ -68,8 +69,10 @@ def main(arguments: list[str]) -> int:
         raise ValueError("tune needs --space, a YAML file of the options to search; see --help")
     if min(options.trials, options.workers, options.eval_episodes) < 1:
         raise ValueError("--trials, --workers and --eval_episodes must be at least 1")
+    refuse_seed("tune", fit)
     space, seeds = read_space(options.space), seeds_of(options.seeds)
     fit = [word for config in options.config for word in ("--config", config)] + fit
+    refuse_unknown(space, fit)
     settings = {"configuration": hash_of(fit), "space": space, "measure": options.measure, "seeds": list(seeds)}
     name = folder_name(Path((options.config or ["defaults"])[-1]).stem)
     out = options.out or Path("tuning", name)
@@ -87,7 +90,7 @@ def main(arguments: list[str]) -> int:
         try:
             config_hash = hash_of(words)
         except ValueError as error:
-            raise RunFailed(f"trial {trial.number}: {error}") from error
+            raise RunFailed(f"trial {trial.number}: {error}") from None
         folder = out / "runs" / config_hash
         jobs = [Job(config_hash, tuple(words), s, str(folder), config_hash, options.eval_episodes) for s in seeds]
         values = list[float]()
@@ -118,7 +121,26 @@ def main(arguments: list[str]) -> int:
 
 
 class RunFailed(Exception):
-    """A run of a trial ended with an error; the study goes on."""
+    """A run of a trial ended with an error, which is printed; the study goes on."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        print(f"error: {condense(message)}", file=sys.stderr)
+
+
+def refuse_unknown(space: Mapping[str, Mapping[str, Any]], fit: Sequence[str]) -> None:
+    """Refuse a space with an option that does not exist, before a trial is run.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for option, one in space.items():
+        ((_, bounds),) = one.items()
+        try:
+            hash_of([*fit, *words_of({option: bounds[0]})])
+        except ValueError as error:  # A value that cannot be had alone may go with others: its trial says so.
+            if any(word in str(error) for word in ("there is no option", "is not accepted")):
+                raise ValueError(f"--space: {condense(str(error))}") from None
 
 
 def open_study(options: argparse.Namespace, name: str, out: Path) -> Any:
@@ -132,7 +154,7 @@ def open_study(options: argparse.Namespace, name: str, out: Path) -> Any:
         import optuna
     except ImportError:
         raise ImportError("tune needs optuna: pip install 'pg_lightning[tune]'") from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # A trial that failed has a line of its own.
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # Of the heartbeat.
     url = options.storage or f"sqlite:///{out / 'study.db'}"
     patience = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else None  # Others may be writing.
