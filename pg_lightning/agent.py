@@ -1,6 +1,7 @@
 """Agent: a policy as a LightningModule, with everything around an algorithm that is not the algorithm."""
 
 import math
+import sys
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pg_lightning import checks
-from pg_lightning.checkpoint_file import FORMAT, FORMAT_KEY, check_arguments, check_environment, read_checkpoint
+from pg_lightning.checkpoint_file import FORMAT, FORMAT_KEY, arguments_of, load_agent
 from pg_lightning.diagnostics import STEP_TIMESTEPS, explained_variance, measure_step, relative_lag
 from pg_lightning.directions import Direction
 from pg_lightning.envs import Environment, as_environment
@@ -82,6 +83,15 @@ class Agent(pl.LightningModule):
         self.save_hyperparameters({name: describe(value, name)})
         return value if isinstance(value, int | float) else build(value, kind, name=name, instance=instance)
 
+    def save_hyperparameters(self, *args: Any, ignore: Any = (), frame: Any = None, logger: bool = True) -> None:
+        """Record constructor arguments for checkpoints; without ``args`` those of the class that calls.
+
+        What a base class has recorded stays: a checkpoint can hold its specs, but not the parts themselves.
+        """
+        frame, ignored = frame or sys._getframe(1), [ignore] if isinstance(ignore, str) else ignore or ()
+        args = args or (arguments_of(frame, {*self.hparams, *ignored}),)
+        super().save_hyperparameters(*args, frame=frame, logger=logger)
+
     def learning_parameters(self) -> list[nn.Parameter]:
         """List the policy's parameters that are not frozen."""
         return [parameter for parameter in self.policy.parameters() if parameter.requires_grad]
@@ -97,8 +107,9 @@ class Agent(pl.LightningModule):
     # Checks
 
     def setup(self, stage: str) -> None:
-        """Refuse a precision in which the policy cannot learn what it did."""
+        """Refuse a precision in which the policy cannot learn what it did, and what a checkpoint cannot hold."""
         checks.check_precision(self.trainer)
+        checks.check_hyper_parameters(self.hparams)
 
     def on_train_start(self) -> None:
         """Refuse a loader that would sample with an older policy than the one that learns."""
@@ -270,11 +281,15 @@ class Agent(pl.LightningModule):
         self.metrics = checkpoint.get("metrics", {})
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, **arguments: Any) -> Self:  # type: ignore[override]
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = None, strict: bool = True, **arguments: Any
+    ) -> Self:
         """Build an agent from a checkpoint, which is read as data: nothing that it carries is run.
 
         Args:
             checkpoint_path: of the file.
+            map_location: device of the agent; by default the CPU.
+            strict: whether the checkpoint must have all weights of the agent and no others.
             **arguments: constructor arguments that win over those of the checkpoint: a policy of one's own
                 (``policy=MyPolicy``) where its module is not imported, an environment that has no id (``env=...``).
 
@@ -282,12 +297,4 @@ class Agent(pl.LightningModule):
             ValueError: a file that cannot be read, that names what is not imported here, or a hyper-parameter that the
                 class does not take.
         """
-        checkpoint = read_checkpoint(checkpoint_path)
-        hyper_parameters = checkpoint["hyper_parameters"] | arguments
-        check_arguments(cls, hyper_parameters, checkpoint_path)
-        if "env" not in arguments:
-            check_environment(hyper_parameters.get("env"))
-        agent = cls(**hyper_parameters)
-        agent.on_load_checkpoint(checkpoint)
-        agent.load_state_dict(checkpoint["state_dict"])
-        return agent
+        return load_agent(cls, checkpoint_path, map_location, strict, arguments)

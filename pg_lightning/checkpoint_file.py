@@ -2,7 +2,9 @@
 
 import inspect
 import sys
+from collections.abc import Collection
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -61,9 +63,34 @@ def check_environment(spec: Any) -> None:
             check_trusted(module if known else path, f"the wrapper {path}", "env")
 
 
+def arguments_of(frame: FrameType, known: Collection[str]) -> dict[str, Any]:
+    """Return the arguments of a constructor that is running, but for those that are known."""
+    names, _, _, values = inspect.getargvalues(frame)
+    return {name: values[name] for name in names[1:] if name not in known}
+
+
+def load_agent(kind: type, path: str | Path, map_location: Any, strict: bool, arguments: dict[str, Any]) -> Any:
+    """Build an agent of a class from a checkpoint and constructor arguments that win over those of the checkpoint."""
+    checkpoint = read_checkpoint(path)
+    hyper_parameters = checkpoint["hyper_parameters"] | arguments
+    check_arguments(kind, hyper_parameters, path)
+    if "env" not in arguments:
+        check_environment(hyper_parameters.get("env"))
+    agent = kind(**hyper_parameters)
+    agent.on_load_checkpoint(checkpoint)
+    agent.load_state_dict(checkpoint["state_dict"], strict=strict)
+    return agent if map_location is None else agent.to(map_location)
+
+
 def check_arguments(kind: type, arguments: dict[str, Any], path: str | Path) -> None:
     """Refuse, with a ValueError, hyper-parameters of a checkpoint that a class does not take."""
-    taken = inspect.signature(kind.__init__).parameters  # type: ignore[misc]
+    taken = set[str]()
+    for one in kind.__mro__:
+        if "__init__" in vars(one):
+            parameters = inspect.signature(one.__init__).parameters  # type: ignore[misc]
+            taken |= set(parameters)
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+                break
     if unknown := [repr(name) for name in arguments if name not in taken]:
         raise ValueError(
             f"checkpoint {path} has hyper-parameters that {kind.__name__} does not take: "

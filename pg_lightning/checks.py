@@ -1,7 +1,9 @@
 """Checks that stop a run in which a policy would not learn from what it did."""
 
+import inspect
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -86,8 +88,28 @@ def checked_norm(policy: nn.Module, update: int) -> float:
     return norm
 
 
+def check_hyper_parameters(values: Any, place: str = "") -> None:
+    """Refuse, with a ValueError that names it, a hyper-parameter that cannot be read from a checkpoint as data."""
+    if isinstance(values, Mapping | list | tuple):
+        items = values.items() if isinstance(values, Mapping) else enumerate(values)
+        for name, value in items:
+            check_hyper_parameters(value, f"{place}.{name}" if place else str(name))
+    elif type(values) not in (bool, int, float, str, type(None)) and not isinstance(values, torch.Tensor):
+        raise ValueError(
+            f"the hyper-parameter {place} is a {type(values).__name__}, which a checkpoint cannot hold as data: save "
+            "numbers, strings, lists and dicts of them (save_hyperparameters)"
+        )
+
+
 def made_policy(make_policy: Any, spaces: tuple[gym.Space, gym.Space]) -> nn.Module:
     """Make the policy; refuse, with a ValueError, what is none."""
+    try:
+        inspect.signature(make_policy).bind(*spaces)
+    except TypeError as error:
+        name = getattr(make_policy, "__name__", make_policy)
+        raise ValueError(f"policy {name} is made of an observation space and an action space, but: {error}") from None
+    except ValueError:  # Without a signature.
+        pass
     policy = make_policy(*spaces)
     if not isinstance(policy, nn.Module):
         raise ValueError(f"policy must make an nn.Module, not {type(policy).__name__}")

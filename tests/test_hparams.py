@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jsonargparse
@@ -16,7 +17,7 @@ import pytest
 import torch
 from torch import nn
 
-from pg_lightning import EpisodeDataModule, Reinforce
+from pg_lightning import EpisodeDataModule, LeaveOneOut, Reinforce
 from pg_lightning.hparams import Recorded, build, check_trusted, describe, recorded_arguments
 from tests.helpers import plain, trainer
 
@@ -507,3 +508,34 @@ def test_a_checkpoint_of_an_agent_imports_nothing(tmp_path, payload):
     assert not payload.exists()
     assert type(Reinforce.load_from_checkpoint(tmp_path / "b.ckpt", policy=Own).policy) is Own
     assert not payload.exists()
+
+
+class Habit(Reinforce):
+    """A subclass as Lightning's users write one."""
+
+    def __init__(self, env="CartPole-v1", limit: float = 3.0, *, label="x", **kwargs):
+        super().__init__(env, **kwargs)
+        self.save_hyperparameters()
+        self.limit = limit
+
+
+def test_a_subclass_with_the_habits_of_lightning_is_saved_and_loaded(tmp_path):
+    agent = Habit("Acrobot-v1", limit=2.0, baseline=LeaveOneOut(), gamma=0.9)
+    assert agent.hparams["limit"] == 2.0 and agent.hparams["label"] == "x"
+    assert agent.hparams["env"]["id"] == "Acrobot-v1"  # The spec, not what was handed in.
+    fitter = trainer(1)
+    fitter.fit(agent, EpisodeDataModule(num_envs=2))
+    fitter.save_checkpoint(path := tmp_path / "a.ckpt")
+    loaded = Habit.load_from_checkpoint(path, map_location="cpu")
+    assert (loaded.limit, loaded.gamma, loaded.env.id) == (2.0, 0.9, "Acrobot-v1")
+    assert all(map(torch.equal, loaded.policy.parameters(), agent.policy.parameters()))
+    with pytest.raises(ValueError, match="Reinforce does not take: 'limit', 'label'"):
+        Reinforce.load_from_checkpoint(path)
+
+
+@pytest.mark.parametrize("value", [Path("x"), np.float64(1.0), {"a": [object()]}])
+def test_a_hyper_parameter_that_no_checkpoint_can_hold_is_refused_before_training(value):
+    agent = Reinforce("CartPole-v1")
+    agent.save_hyperparameters({"mine": value})
+    with pytest.raises(ValueError, match=r"the hyper-parameter mine\S* is a \w+, which a checkpoint cannot hold"):
+        trainer(1).fit(agent, EpisodeDataModule(num_envs=2))

@@ -126,7 +126,7 @@ class ImageEncoder(Encoder):
 
     def __init__(self, space: gym.spaces.Box, layers: Layers | None = None) -> None:
         super().__init__(space)
-        if len(space.shape) not in (2, 3) or not space.is_bounded():
+        if not isinstance(space, gym.spaces.Box) or len(space.shape) not in (2, 3) or not space.is_bounded():
             raise ValueError(f"images are a Box of 2 or 3 dimensions with finite bounds, not {space}")
         shape = space.shape if len(space.shape) == 3 else (*space.shape, 1)
         self.channels_first = shape[0] < shape[2]

@@ -19,7 +19,7 @@ from pg_lightning.tree import tree_leaves
 EVALUATION_UPDATE = 2**24
 """Evaluation episodes are seeded like those of this update, which no training reaches."""
 
-MANY_STEPS = 1_000_000
+MANY_STEPS = 100_000
 """After so many environment steps of an update without the end of an episode, one warning says so."""
 
 
@@ -140,7 +140,7 @@ class EpisodeSampler:
             self._warned = True
             warnings.warn(
                 f"{self._name()}: no episode has ended within {MANY_STEPS:,} steps; an update needs complete episodes "
-                "(max_episode_steps cuts those that never end)",
+                "(--env.max_episode_steps, in Python Environment(max_episode_steps=...), cuts those that never end)",
                 stacklevel=3,
             )
 
