@@ -31,8 +31,8 @@ CHANGES = {
     ),
     "λ = 1": "--model.returns.gae_lambda 1",
     "truncation the other way": "",
-    "4 episodes per update": "--data.num_envs 4",
-    "16 episodes per update": "--data.num_envs 16",
+    "half the episodes per update": "--data.num_envs 4",
+    "twice the episodes per update": "--data.num_envs 16",
 }
 """What is changed, and its options. The plain gradient has its default Adam, the fitting learning rate of Gradient."""
 
@@ -40,6 +40,8 @@ OWN = {
     ("hopper", "truncation the other way"): "--model.returns GAE --model.returns.truncation terminal",
     ("lunar_lander", "truncation the other way"): "--model.returns.truncation bootstrap",
     ("hopper", "λ = 1"): "--model.returns GAE --model.returns.gae_lambda 1",
+    ("lunar_lander", "half the episodes per update"): "--data.num_envs 8",
+    ("lunar_lander", "twice the episodes per update"): "--data.num_envs 32",
     ("lunar_lander", "no critic: leave-one-out"): "--model.baseline LeaveOneOut --model.returns MonteCarlo",
 }
 """Options that differ with the environment: LunarLander's configuration has a GAE that counts truncation as terminal;
