@@ -81,7 +81,7 @@ def one_line(error: BaseException, root: Path, world_size: int = 1) -> str:
         text = f"sys.exit({'' if error.code is None else error.code!r}) was called"
     elif not isinstance(error, COMPLETE) or not str(error).strip():
         text = f"{type(error).__name__}: {text}" if str(error).strip() else type(error).__name__
-    text = as_options(text)
+    text = as_options(option_of_constructor(first, text))
     if len(text) > 600:
         text = f"{text[:400]} ... {text[-190:]}"
     notes = []
@@ -105,6 +105,17 @@ def as_options(text: str) -> str:
     """
     argument = re.compile(rf"\b({'|'.join(GROUPS)})\((\w+)=(?:\.\.\.|(\w+)\(\))\)")
     return argument.sub(lambda m: f"--{GROUPS[m[1]]}.{m[2]}" + (f" {m[3]}" if m[3] else ""), text)
+
+
+def option_of_constructor(error: BaseException, text: str) -> str:
+    """Name the option, where a message of a constructor begins with one of its arguments."""
+    name = text.partition(" ")[0]
+    for frame in frames(error):
+        owner, code = type(frame.f_locals.get("self")), frame.f_code
+        groups = [GROUPS[base.__name__] for base in owner.__mro__ if base.__name__ in GROUPS]
+        if groups and code.co_name == "__init__" and name in code.co_varnames[: code.co_argcount]:
+            return f"--{groups[0]}.{text}"
+    return text
 
 
 def frames(error: BaseException) -> list[FrameType]:

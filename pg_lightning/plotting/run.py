@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pg_lightning.plotting.common import COLOURS, png, read_columns
 
@@ -93,6 +94,9 @@ def plot_diagnostics(metrics_csv: Path, summary: dict[str, Any]) -> bytes | None
         axes.plot(updates[kept], values[kept], color=COLOURS[0], linewidth=1)
         if name in ("grad_norm", "grad_variance") and (values > 0).all():
             axes.set_yscale("log")
+            axes.set_ylim(bottom=max(values.min(), np.median(values) / 1e3) / 2)  # Near 0 where all returns are equal.
+        axes.tick_params(labelbottom=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_title(DIAGNOSTICS[name], fontsize="medium")
         axes.grid(alpha=0.3)
     for axes in panels[len(drawn) :]:

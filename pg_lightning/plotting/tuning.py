@@ -5,6 +5,7 @@ from typing import IO, Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from pg_lightning.plotting.common import COLOURS
 
@@ -28,7 +29,8 @@ def plot_study(study: Any, image: IO[bytes]) -> None:
     pruned = [trial for trial in study.trials if trial.state.name == "PRUNED" and trial.intermediate_values]
     last = [list(trial.intermediate_values.values())[-1] for trial in pruned]
     history.plot([trial.number for trial in pruned], last, "x", color="grey", label="ended early (fewer seeds)")
-    history.set(xlabel="trial", ylabel="mean over seeds")
+    history.set(xlabel="trial", ylabel=f"{study.user_attrs['settings']['measure']}, mean over seeds")
+    history.xaxis.set_major_locator(MaxNLocator(integer=True))
     history.grid(alpha=0.3)
     history.legend(loc="best", fontsize="small")
     shares = dict[str, float]()
@@ -41,5 +43,7 @@ def plot_study(study: Any, image: IO[bytes]) -> None:
     importance.set(
         xlabel="importance for the best quarter of the trials", title="" if shares else "too few trials to tell"
     )
+    if not shares:
+        importance.set_axis_off()
     figure.suptitle(f"{study.study_name}: {len(study.trials)} trials")
     figure.savefig(image, dpi=110, format="png")
