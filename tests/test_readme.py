@@ -126,7 +126,7 @@ def test_the_commands_of_a_page(page, capsys, monkeypatch):
         kind = arguments[0]
         if kind in ("configs",) or "--help" in arguments:
             assert ends_well(arguments), command
-        elif "ddp" in arguments or kind == "export":  # The Python of the same page exports.
+        elif {"ddp", "gpu"} & {*arguments} or kind == "export":  # The Python of the same page exports.
             assert ends_well([*arguments, "--print_config"]), command
         elif kind == "compare" and (compared or page.name != "docs/howto/compare.md"):
             assert_can_compare(arguments[1:])
