@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributions import Categorical
 
-from pg_lightning import ConsistentDropout, EpisodeSampler, MLPPolicy, Policy
+from pg_lightning import ConsistentDropout, EpisodeSampler, MLPPolicy, Policy, Reinforce
 from pg_lightning.gradients import summed_over_chunks
 from pg_lightning.policies.bodies import MLPBody
 from pg_lightning.policies.dropout import consistent_dropouts, evaluating, replay_masks, with_consistent_dropout
@@ -333,3 +333,13 @@ def test_A7_a_changed_policy_acts_and_learns_as_torch_says(change):
         assert (gradient - right).norm() <= 1e-4 * right.norm() and right.norm() > 0
     if change is not backward_hook:
         assert not torch.allclose(policy(torch.ones(1, 4)).logits, before, atol=1e-4)
+
+
+class OneSpace(nn.Module):
+    def __init__(self, observation_space):
+        super().__init__()
+
+
+def test_a_policy_that_is_not_made_of_two_spaces_is_refused():
+    with pytest.raises(ValueError, match="policy OneSpace is made of an observation space and an action space, but: too"):
+        Reinforce("CartPole-v1", policy=OneSpace)
