@@ -341,5 +341,5 @@ class OneSpace(nn.Module):
 
 
 def test_a_policy_that_is_not_made_of_two_spaces_is_refused():
-    with pytest.raises(ValueError, match="policy OneSpace is made of an observation space and an action space, but: too"):
+    with pytest.raises(ValueError, match="OneSpace is made of an observation space and an action space, but: too"):
         Reinforce("CartPole-v1", policy=OneSpace)
