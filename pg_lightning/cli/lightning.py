@@ -287,7 +287,7 @@ def place_logger(loggers: Any, folder: Path, name: str | None) -> None:
             # MLflow 3 refuses a folder as its store without this.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
             settings.save_dir = str(folder / "mlruns")
-        for title in {"MLFlowLogger": ["run_name"], "WandbLogger": ["name"]}.get(kind, []):
+        if (title := {"MLFlowLogger": "run_name", "WandbLogger": "name"}.get(kind)) is not None:
             settings[title] = settings[title] or name
         if kind in ("CSVLogger", "TensorBoardLogger"):
             settings.name = settings.version = ""

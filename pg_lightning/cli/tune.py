@@ -103,12 +103,19 @@ def main(arguments: list[str]) -> int:
                 raise optuna.TrialPruned
         return sum(values) / len(values)
 
+    def value_or_line(trial: Any) -> float:
+        try:
+            return trial_value(trial)
+        except RunFailed as failed:
+            print(f"error: {condense(str(failed))}", file=sys.stderr)
+            raise
+
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED, optuna.trial.TrialState.FAIL)
     limit = optuna.study.MaxTrialsCallback(options.trials, states=ended)
     done = len(study.get_trials(deepcopy=False, states=ended))
     if done < options.trials:
         study.optimize(
-            trial_value,
+            value_or_line,
             callbacks=[limit, lambda study, trial: print(line_of(study, trial), flush=True)],
             catch=(RunFailed,),
         )
@@ -121,11 +128,7 @@ def main(arguments: list[str]) -> int:
 
 
 class RunFailed(Exception):
-    """A run of a trial ended with an error, which is printed; the study goes on."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        print(f"error: {condense(message)}", file=sys.stderr)
+    """A run of a trial ended with an error; the study goes on."""
 
 
 def refuse_unknown(space: Mapping[str, Mapping[str, Any]], fit: Sequence[str]) -> None:
