@@ -205,6 +205,7 @@ def test_every_option_that_a_page_names_exists(capsys):
     known = set(flat(yaml.safe_load(capsys.readouterr().out)))
     # Options of a class that is chosen, or of another option.
     inside = {"--optimizer.lr", "--trainer.callbacks.every_n_updates", "--model.baseline.help", "--model.policy.head"}
+    inside |= {"--model.returns.gae_lambda", "--model.returns.truncation"}
     named = set()
     for page in PAGES.values():
         named |= {option for option in options_of(BLOCK.sub("", page.text)) if "." in option} - inside

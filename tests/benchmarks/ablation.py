@@ -28,7 +28,7 @@ CHANGES = {
     "plain gradient, Adam": "--model.direction Gradient",
     "no critic: leave-one-out": "--model.baseline LeaveOneOut",
     "observations not normalised": (
-        "--model.policy.init_args.encoder null --model.baseline Critic --model.baseline.encoder null"
+        "--model.policy.encoder null --model.baseline Critic --model.baseline.encoder null"
     ),
     "λ = 1": "--model.returns.gae_lambda 1",
     "truncation the other way": "",
