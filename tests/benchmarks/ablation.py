@@ -54,6 +54,8 @@ CONCLUSIONS: dict[tuple[str, str], str] = {
     ("hopper", "observations not normalised"): "no difference that three seeds can show",
     ("hopper", "λ = 1"): "no difference that three seeds can show",
     ("hopper", "truncation the other way"): "no difference that three seeds can show",
+    ("hopper", "half the episodes per update"): "no difference that three seeds can show",
+    ("hopper", "twice the episodes per update"): "higher in most pairs of runs",
     ("lunar_lander", "plain gradient, Adam"): "far behind: it does not land at all by then",
     ("lunar_lander", "no critic: leave-one-out"): "worse",
     (
