@@ -49,7 +49,7 @@ OWN = {
 Hopper's is the default, which goes on with the critic's value."""
 
 CONCLUSIONS: dict[tuple[str, str], str] = {
-    ("hopper", "plain gradient, Adam"): "lowest of all: the natural gradient is worth most at this budget",
+    ("hopper", "plain gradient, Adam"): "lower in most pairs of runs, and lowest of all",
     ("hopper", "no critic: leave-one-out"): "no difference that three seeds can show",
     ("hopper", "observations not normalised"): "no difference that three seeds can show",
     ("hopper", "λ = 1"): "no difference that three seeds can show",
