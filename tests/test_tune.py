@@ -85,11 +85,13 @@ def test_a_space_that_is_none(text, message, space, tmp_path):
         (["--trials", "0"], "--trials, --workers and --eval_episodes must be at least 1"),
         (["--model.gama", "1"], "there is no option --model.gama; did you mean --model.gamma"),
         (["--space", "missing.yaml"], "missing.yaml"),
+        (["--space", "mistyped.yaml"], "--space: --optimizer: option 'lrr' is not accepted"),
         (["--storage", "nonsense"], "--storage nonsense cannot be opened"),
         (["--measure", "speed"], "tune: argument --measure: invalid choice: 'speed'"),
     ],
 )
-def test_bad_input(words, message, space):
+def test_bad_input(words, message, space, tmp_path):
+    (tmp_path / "mistyped.yaml").write_text("optimizer.lrr: {log: [0.001, 1.0]}")
     code = tune(*space, *SMALL, *words)
     assert code.startswith("error: ") and message in code and "\n" not in code
 

@@ -193,7 +193,7 @@ def condense(message: str) -> str:
         if line and not _NOISE.match(line) and (line := _plain(line)) not in reasons:
             reasons.append(line)
     text = "; ".join(reasons) or "not a valid value"
-    if CLASS in text and (close := difflib.get_close_matches(given, dir(pg_lightning), n=1)):
+    if CLASS in text and (close := difflib.get_close_matches(given, pg_lightning.__all__, n=1)):
         text += f" (did you mean {close[0]}?)"
     if given and not given.startswith("Namespace("):
         text += f"; got {given}"

@@ -40,15 +40,9 @@ def markdown(rows: Sequence[dict[str, Any]]) -> str:
 
 def summary_table(variants: dict[str, list[dict[str, Any]]]) -> list[str]:
     """Return one line a configuration: how many runs solved it and what that took, and the final returns."""
-    header = ["configuration", "seeds", "env steps", "solved", "share solved", "episodes to solve"]
-    header += [
-        "env steps to solve",
-        "seconds to solve",
-        "final return, sampled",
-        "mean",
-        "final return, greedy",
-        "mean",
-    ]
+    header = ["configuration", "seeds", "env steps", "solved", "share solved"]
+    header += [f"{what} to solve" for what in ("episodes", "env steps", "seconds")]
+    header += ["final return, sampled", "mean", "final return, greedy", "mean"]
     table = [header, ["---"] + ["---:"] * (len(header) - 1)]
     for name, runs in variants.items():
         solved = [run for run in runs if run["solved"]]

@@ -121,7 +121,7 @@ class MLPBody(nn.Sequential):
     def backpropagate(self, inputs: Tensor, outer: Callable[[Tensor], Tensor]) -> None:
         """Set the parameters' gradients, as ``outputs.backward(outer(outputs))`` does where they have none.
 
-        Half of the time of it for small batches where the layers can be fused, since no graph is recorded.
+        Two thirds of the time of it for small batches where the layers can be fused, since no graph is recorded.
 
         Args:
             inputs: features ``[T, inputs]``, which need no gradient.
@@ -214,9 +214,9 @@ def _gradients(
     Args:
         gradient: of the outputs ``[T, outputs]``.
         entering: what entered each layer.
-        activations: those of the outputs.
-        scales: those of the outputs.
-        tensors: those of the outputs.
+        activations: as in :func:`_outputs`.
+        scales: as in :func:`_outputs`.
+        tensors: as in :func:`_outputs`.
         needed: whether a gradient is needed of the inputs, then of each tensor.
 
     Returns:
