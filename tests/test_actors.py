@@ -143,7 +143,12 @@ class Shifted(nn.Module):
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: (mlp(bias=True), HeadActor), lambda: (own(p=0.0), ModuleActor), lambda: (Shifted(), ModuleActor)],
+    [
+        lambda: (mlp(bias=True), HeadActor),
+        lambda: (mlp(bias=True), ModuleActor),
+        lambda: (own(p=0.0), ModuleActor),
+        lambda: (Shifted(), ModuleActor),
+    ],
 )
 def test_actions_are_taken_as_often_as_they_are_probable(make):
     policy, actor_class = make()

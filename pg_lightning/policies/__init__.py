@@ -2,6 +2,7 @@
 
 from pg_lightning.policies.bodies import MLPBody
 from pg_lightning.policies.cnn import CNNBody
+from pg_lightning.policies.distributions import Categorical
 from pg_lightning.policies.dropout import ConsistentDropout
 from pg_lightning.policies.encoders import ENCODERS, Encoder, ImageEncoder
 from pg_lightning.policies.heads import (
@@ -25,6 +26,7 @@ __all__ = [
     "BetaHead",
     "CNNBody",
     "CNNPolicy",
+    "Categorical",
     "CategoricalHead",
     "CompositeHead",
     "ConsistentDropout",

@@ -32,6 +32,11 @@ class Categorical(torch.distributions.Categorical):
         self._param, self._num_events = logits, logits.shape[-1]
         Distribution.__init__(self, logits.shape[:-1], validate_args=validate_args)
 
+    @property
+    def unnormalized(self) -> Tensor:
+        """Logits as they were given ``[..., actions]``."""
+        return self._param
+
     @lazy_property
     def logits(self) -> Tensor:
         """Normalised log-probabilities ``[..., actions]``."""

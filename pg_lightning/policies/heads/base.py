@@ -122,7 +122,7 @@ def to_env(space: gym.Space, actions: Tree) -> Tree:
     if isinstance(space, gym.spaces.Box):
         return clip_to_box(actions, *box_limits(space), space.dtype)
     if isinstance(space, gym.spaces.Discrete | gym.spaces.MultiDiscrete):
-        actions = actions + like(space.start, actions) if np.any(space.start) else actions
+        actions = actions + like(space.start, actions) if space.start.any() else actions
     return cast(actions, space.dtype)
 
 
