@@ -42,6 +42,8 @@ def test_B1_failed_resume_changes_nothing():
     broken = ["--env.kwargs", '{"what": "rewards"}', "--trainer.max_steps", "9"]
     assert "rewards that are not finite" in error("fit", "--ckpt_path", "last", *broken)
     assert "unexpected keyword argument 'foo'" in error("fit", "--ckpt_path", "last", "--env.kwargs", '{"foo": 1}')
+    plateau = ["--lr_scheduler", "ReduceLROnPlateau", "--trainer.max_steps", "9", "--lr_scheduler.monitor"]
+    assert "nothing" in error("fit", "--ckpt_path", "last", *plateau, "nothing")
     assert content(BROKEN) == before
     main(["fit", "--ckpt_path", "last", "--trainer.max_steps", "3"])
     assert updates_of(BROKEN) == ([1, 2, 3], [1, 2, 3])

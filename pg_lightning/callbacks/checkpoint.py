@@ -59,6 +59,8 @@ class RunCheckpoint(Checkpoint):
             self.save(trainer)
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:
+        if lacks_a_monitored_metric(trainer):
+            return
         due = time.monotonic() >= self._due_at or end_reason(trainer) is not None
         if trainer.strategy.reduce_boolean_decision(due, all=False):
             self.save(trainer)
@@ -100,6 +102,12 @@ def validation_is_due(trainer: pl.Trainer) -> bool:
     """Tell whether Lightning is about to validate, before the next update."""
     loop = trainer.fit_loop
     return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
+def lacks_a_monitored_metric(trainer: pl.Trainer) -> bool:
+    """Tell whether a ReduceLROnPlateau watches what is not there: Lightning steps it after this, and ends the run."""
+    configs = [config for config in trainer.lr_scheduler_configs if config.reduce_on_plateau and config.strict]
+    return any(config.monitor not in trainer.callback_metrics for config in configs)
 
 
 def put_in_place(temporary: Path, is_best: bool, keep: bool) -> None:
