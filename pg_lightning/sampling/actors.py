@@ -208,8 +208,9 @@ class ModuleActor(Actor):
         return tree_map(lambda values: values.numpy(force=True), sample)
 
     def _sample_categorical(self, distribution: Categorical) -> np.ndarray:
-        unnormalized = isinstance(distribution, UnnormalizedCategorical)
-        logits = (distribution.unnormalized if unnormalized else distribution.logits).numpy(force=True)
+        logits: np.ndarray = (
+            distribution.unnormalized if isinstance(distribution, UnnormalizedCategorical) else distribution.logits
+        ).numpy(force=True)
         if logits.ndim != 2:
             return self._sample(distribution)
         self.logits.append(logits[None])
