@@ -9,7 +9,6 @@ Each environment is one ``python train.py compare configs/NAME.yaml --seeds 1000
 
 import argparse
 import csv
-import shutil
 import statistics
 import subprocess
 import sys
@@ -92,17 +91,31 @@ def run(names: Sequence[str], seeds: int | None, workers: int) -> None:
 
 
 def gather(name: str, folder: Path) -> None:
-    """Copy the finished rows and thinned curves of an environment into the docs."""
-    shutil.copyfile(folder / "comparison.csv", DOCS / f"{name}.csv")
-    rows = read_rows(DOCS / f"{name}.csv")
-    lines = ["seed,env_steps,seconds,return_mean"]
-    for row in rows:
-        curve = read_columns(folder / name / f"seed_{row['seed']}.csv")
-        kept = np.unique(np.linspace(0, len(curve["env_steps"]) - 1, POINTS).round().astype(int))
-        columns = (curve[column][kept] for column in ("env_steps", "seconds", "return_mean"))
-        points = zip(*columns, strict=True)
-        lines += [f"{row['seed']},{steps:.0f},{seconds:.4g},{mean:.5g}" for steps, seconds, mean in points]
+    """Add the finished rows and thinned curves of an environment to the docs; those of another configuration go."""
+    rows = {row["seed"]: row for row in read_rows(folder / "comparison.csv")}
+    hashes, curves = {row["config_hash"] for row in rows.values()}, dict[str, list[str]]()
+    if (DOCS / f"{name}.csv").is_file():
+        kept = {row["seed"]: row for row in read_rows(DOCS / f"{name}.csv") if row["config_hash"] in hashes}
+        for line in (DOCS / f"{name}_curves.csv").read_text().splitlines()[1:]:
+            curves.setdefault(line.partition(",")[0], []).append(line)
+        rows = kept | rows
+    for seed in rows:
+        if (path := folder / name / f"seed_{seed}.csv").is_file():
+            curves[seed] = thinned(seed, read_columns(path))
+    order = sorted(rows, key=int)
+    with (DOCS / f"{name}.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[order[0]]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows[seed] for seed in order)
+    lines = ["seed,env_steps,seconds,return_mean", *(line for seed in order for line in curves[seed])]
     (DOCS / f"{name}_curves.csv").write_text("\n".join(lines) + "\n")
+
+
+def thinned(seed: str, curve: dict[str, np.ndarray]) -> list[str]:
+    """Return some points of a learning curve as lines of a CSV file."""
+    kept = np.unique(np.linspace(0, len(curve["env_steps"]) - 1, POINTS).round().astype(int))
+    points = zip(*(curve[column][kept] for column in ("env_steps", "seconds", "return_mean")), strict=True)
+    return [f"{seed},{steps:.0f},{seconds:.4g},{mean:.5g}" for steps, seconds, mean in points]
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
