@@ -16,6 +16,7 @@ from pg_lightning.callbacks.video import record
 from pg_lightning.cli import main
 from pg_lightning.sampling.playing import play
 from tests.helpers import plain, trainer, weights_of
+from tests.runs import error
 
 pytestmark = [  # The packages that write and read videos leave pipes to the garbage collector.
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -76,6 +77,16 @@ def test_what_cannot_be_recorded_is_said(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"videos need moviepy: pip install 'pg_lightning\[video\]'"):
         record(agent, agent.env, tmp_path, "agent", 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_recorded_is_refused_before_anything_is_played(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    counting = ["--env.id", "tests.envs:Counting-v0"]
+    cannot = "Counting-v0 cannot be rendered as 'rgb_array'"
+    assert cannot in error("test", *counting, "--untrained", "true", "--video", "1")
+    callback = ["--trainer.callbacks", "pg_lightning.callbacks.VideoRecorder"]
+    assert cannot in error("fit", *counting, *callback)
+    assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("*.csv"))
 
 
 def test_watching_plays_in_a_window(tmp_path, monkeypatch):

@@ -34,6 +34,10 @@ class VideoRecorder(Callback):
                 raise ValueError(f"{name} must be at least 1, not {value}")
         self.every_n_updates, self.episodes, self.greedy = every_n_updates, episodes, greedy
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Refuse what cannot be recorded, before anything is learnt."""
+        recordable(pl_module.env)  # type: ignore[arg-type]
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         """Record if it is time, in the first process."""
         if trainer.global_step % self.every_n_updates or not trainer.is_global_zero:
@@ -66,11 +70,7 @@ def record(
     Raises:
         ValueError: the environment cannot be rendered, or moviepy is not installed.
     """
-    try:
-        import moviepy  # noqa: F401
-    except ImportError:
-        raise ImportError("videos need moviepy: pip install 'pg_lightning[video]'") from None
-    rendered = rendering(env, "rgb_array")
+    rendered = recordable(env)
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{name}-episode-{episode}.mp4" for episode in range(episodes)]
     with tempfile.TemporaryDirectory(dir=folder) as made:  # What has appeared in the folder is whole.
@@ -82,6 +82,20 @@ def record(
         recorded = replace(rendered, wrappers=[*(rendered.wrappers or ()), recorder])
         play(agent.policy, recorded, episodes, seed, greedy, num_envs=1, backend="sync")
         return [next(Path(made).glob(f"*/{one}")).replace(folder / one) for one in names]
+
+
+def recordable(env: Environment) -> Environment:
+    """Return an environment that renders pictures.
+
+    Raises:
+        ImportError: moviepy is not installed.
+        ValueError: the environment cannot be rendered.
+    """
+    try:
+        import moviepy  # noqa: F401
+    except ImportError:
+        raise ImportError("videos need moviepy: pip install 'pg_lightning[video]'") from None
+    return rendering(env, "rgb_array")
 
 
 def rendering(env: Environment, mode: str) -> Environment:

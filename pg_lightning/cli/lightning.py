@@ -17,7 +17,7 @@ from pg_lightning.callbacks.pictures import draw
 from pg_lightning.callbacks.predictions import PredictionWriter
 from pg_lightning.callbacks.recorder import RunRecorder
 from pg_lightning.callbacks.report import EvaluationReport
-from pg_lightning.callbacks.video import record
+from pg_lightning.callbacks.video import record, recordable
 from pg_lightning.cli.help import program
 from pg_lightning.cli.parser import (
     HELP_OF,
@@ -212,9 +212,11 @@ class CLI(LightningCLI):
         return self._instantiate_trainer({**config, **kwargs}, callbacks)
 
     def _before_any(self) -> None:
-        """Refuse a checkpoint that does not fit."""
+        """Refuse a checkpoint that does not fit, and a video of what cannot be recorded."""
         if self.resumed is not None:
             check_fits(self.model, self.resumed, self.subcommand == "fit")
+        if self._get(self.config, "video"):
+            recordable(self.model.env)
 
     before_fit = before_validate = before_test = before_predict = before_watch = before_export = _before_any
 
