@@ -64,7 +64,8 @@ def check_lag(lag: float, update: int, autocast: bool) -> None:
         raise ValueError(
             f"update {update}: the policy scores its own actions differently than when it took them (policy_lag "
             f"{lag:.2g}, limit {limit:g}); weights unchanged. Usual reasons: BatchNorm, dropout other than nn.Dropout, "
-            "hidden state, noise in the policy's forward, or outputs too large for float32 (try a lower learning rate)"
+            "hidden state, noise in the policy's forward, outputs of half precision, or too large for float32 (try a "
+            "lower learning rate)"
         )
 
 

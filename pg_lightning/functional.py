@@ -297,4 +297,4 @@ def policy_gradient_loss(log_probs: Tensor, advantages: Tensor, num_episodes: fl
         raise ValueError(
             f"log_probs and advantages must both be [T], not {tuple(log_probs.shape)} and {tuple(advantages.shape)}"
         )
-    return torch.dot(log_probs, advantages / -num_episodes)  # Faster than a product, a sum and a division.
+    return torch.dot(log_probs.to(advantages.dtype), advantages / -num_episodes)  # Faster than a product and a sum.

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, Normal
 
-from pg_lightning import MLPPolicy
+from pg_lightning import EpisodeSampler, MLPPolicy
+from pg_lightning.envs import Environment
+from pg_lightning.policies import Categorical as UnnormalizedCategorical
 from pg_lightning.policies.dropout import consistent_dropouts, replay_masks, with_consistent_dropout
 from pg_lightning.policies.twins import Drawing, numpy_twin
 from pg_lightning.sampling.actors import HeadActor, ModuleActor, PolicyError, make_actor
@@ -158,6 +160,43 @@ def test_actions_are_taken_as_often_as_they_are_probable(make):
     probs = policy(torch.from_numpy(observation)[None]).probs[0].detach().double().numpy()
     frequencies = np.bincount(actions.ravel(), minlength=3) / actions.size
     assert (np.abs(frequencies - probs) < 4 * np.sqrt(probs * (1 - probs) / actions.size)).all()
+
+
+class Reusing(Shifted):
+    """A policy that gives its outputs in the same tensor each time."""
+
+    def __init__(self):
+        super().__init__()
+        self.outputs = torch.zeros(NUM_ENVS, 3)
+
+    def forward(self, observations):
+        return UnnormalizedCategorical(self.outputs.copy_(observations[:, :3]).to(self.dtype))
+
+    dtype = torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_outputs_are_recorded_before_the_policy_overwrites_them(dtype):
+    policy, observations = Reusing(), rng(2).normal(size=(STEPS, NUM_ENVS, 5)).astype(np.float32)
+    policy.dtype = dtype
+    actions, log_probs, _ = play(actor_of(policy, ModuleActor), observations)
+    exact = torch.from_numpy(observations[..., :3]).log_softmax(-1).numpy()
+    exact = np.take_along_axis(exact, actions[..., None], -1)[..., 0]
+    np.testing.assert_allclose(log_probs, exact, atol=1e-5 if dtype == torch.float32 else 0.05)
+
+
+class Nowhere(Shifted):
+    def forward(self, observations):
+        return Categorical(logits=self.logits.expand(len(observations), 3) * float("nan"), validate_args=False)
+
+
+def test_outputs_that_are_no_numbers_are_the_policys_fault():
+    env = Environment("CartPole-v1")
+    sampler = EpisodeSampler(env.make_vector(2, "sync"), 2)
+    with pytest.raises(
+        PolicyError, match=r"CartPole-v1, update 3: the policy failed: .* not finite: its outputs are NaN"
+    ):
+        sampler.sample(make_actor(Nowhere(), env.action_space), 3)
 
 
 @pytest.mark.parametrize("lag", [1, BLOCK])

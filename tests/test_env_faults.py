@@ -6,15 +6,17 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
 
+from pg_lightning import EpisodeDataModule, Reinforce
 from pg_lightning.envs import BACKENDS, Environment, EnvironmentFault, environment_errors
 from pg_lightning.envs.vector import _WorkerEnv
-from tests.helpers import ROOT
+from tests.helpers import ROOT, trainer
 from tests.scripted import NESTED, VECTOR, Panic, Scripted, Unpicklable, raising
 
 
@@ -185,6 +187,26 @@ def test_a_fault_in_step(fault, backend, num_envs, capfd):
         envs.step(np.zeros(num_envs, int))
     envs.close()
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("space", "shown"),
+    [
+        (spaces.Discrete(3), -1),
+        (spaces.Discrete(3), 7),
+        (spaces.Discrete(3, start=2), 1),
+        (
+            spaces.Dict(one=spaces.MultiDiscrete([2, 3]), other=VECTOR),
+            {"one": np.array([0, -1]), "other": np.zeros((2, 2), np.float32)},
+        ),
+    ],
+)
+def test_an_index_that_the_observation_space_does_not_have(space, shown):
+    """Numbers below 0 would otherwise count from the end of the one-hot features."""
+    agent = Reinforce(Environment(partial(Scripted, space, shown), max_episode_steps=2))
+    message = "update 0.*: the environment failed: .*an index that its observation space does not have"
+    with pytest.raises(ValueError, match=message):
+        trainer(1).fit(agent, EpisodeDataModule(num_envs=2))
 
 
 def test_an_environment_that_fails_in_its_worker_only():

@@ -493,8 +493,9 @@ def test_64_bit_precision_trains():
     assert not any(torch.equal(a.double(), b) for a, b in zip(before, agent.policy.parameters(), strict=True))
 
 
-def test_mixed_bfloat_precision_trains():
-    agent = plain("CartPole-v1")
+@pytest.mark.parametrize("policy", [MLPPolicy, OwnPolicy])
+def test_mixed_bfloat_precision_trains(policy):
+    agent = plain("CartPole-v1", policy=policy)
     before = weights_of(agent.policy)
     train(agent, precision="bf16-mixed")
     assert all(parameter.dtype == torch.float32 for parameter in agent.policy.parameters())

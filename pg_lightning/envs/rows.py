@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Dict, Discrete, Space, Tuple
+from gymnasium.spaces import Dict, Discrete, MultiDiscrete, Space, Tuple
 
 from pg_lightning.envs.errors import EnvironmentFault
 
@@ -30,6 +30,24 @@ def empty_rows(space: Space, num_envs: int) -> Any:
     if isinstance(space, Tuple):
         return tuple(empty_rows(entry, num_envs) for entry in space)
     return np.zeros((num_envs, *(space.shape or ())), space.dtype) if _is_array(space) else np.empty(num_envs, object)
+
+
+def out_of_range(space: Space, values: Any) -> bool:
+    """Tell whether an index in some values, a tree of ``[N, ...]``, is none of a Discrete or MultiDiscrete space.
+
+    >>> out_of_range(Dict(color=Discrete(3, start=1)), {"color": np.array([1, 3])})
+    False
+    >>> out_of_range(Dict(color=Discrete(3, start=1)), {"color": np.array([0, 3])})
+    True
+    """
+    if isinstance(space, Dict):
+        return any(out_of_range(entry, values[key]) for key, entry in space.items())
+    if isinstance(space, Tuple):
+        return any(out_of_range(entry, part) for entry, part in zip(space, values, strict=True))
+    if not isinstance(space, Discrete | MultiDiscrete):
+        return False
+    indices = np.asarray(values, np.int64) - space.start
+    return bool((indices < 0).any() or (indices >= (space.n if isinstance(space, Discrete) else space.nvec)).any())
 
 
 def row_writer(space: Space, rows: Any, entry: str = "") -> Callable[[int, Any], None]:

@@ -101,6 +101,12 @@ class Actor(ABC):
             blocks.append(dropout.mask.numpy(force=True)[None])
 
 
+def _copied(values: Tensor) -> np.ndarray:
+    """Copy a policy's outputs, which it may overwrite; NumPy has no bfloat16, so half precision becomes float32."""
+    dtype = torch.promote_types(values.dtype, torch.float32)
+    return values.to(dtype, copy=True).numpy(force=True)
+
+
 def _rows(blocks: list[np.ndarray], rows: np.ndarray) -> Tensor:
     """Gather rows of blocks ``[steps, N, ...]``, counted step by step."""
     values = np.concatenate(blocks)
@@ -204,13 +210,13 @@ class ModuleActor(Actor):
         sample = distribution.mode if self.greedy else distribution.sample()
         log_probs = distribution.log_prob(sample)
         self._check(log_probs.shape)
-        self.log_probs.append(log_probs.numpy(force=True)[None])
+        self.log_probs.append(_copied(log_probs)[None])
         return tree_map(lambda values: values.numpy(force=True), sample)
 
     def _sample_categorical(self, distribution: Categorical) -> np.ndarray:
-        logits: np.ndarray = (
+        logits = _copied(
             distribution.unnormalized if isinstance(distribution, UnnormalizedCategorical) else distribution.logits
-        ).numpy(force=True)
+        )
         if logits.ndim != 2:
             return self._sample(distribution)
         self.logits.append(logits[None])

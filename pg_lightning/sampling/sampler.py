@@ -8,6 +8,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState
 
 from pg_lightning.envs.frames import FrameStackSpace
+from pg_lightning.envs.rows import out_of_range
 from pg_lightning.episodes import Episodes
 from pg_lightning.frames import FrameStacks
 from pg_lightning.sampling.actors import Actor, PolicyError
@@ -21,6 +22,8 @@ EVALUATION_UPDATE = 2**24
 
 MANY_STEPS = 100_000
 """After so many environment steps of an update without the end of an episode, one warning says so."""
+
+OUT_OF_RANGE = "it emitted an index that its observation space does not have"
 
 
 def check_quota(num_envs: int, episodes_per_update: int) -> None:
@@ -162,6 +165,8 @@ class EpisodeSampler:
                 actions = actor.act(seen, *masks)
                 played = actor.to_env(actions)
             except Exception as error:
+                if out_of_range(self.envs.single_observation_space, seen):
+                    raise ValueError(OUT_OF_RANGE) from error
                 raise PolicyError(f"{type(error).__name__}: {error}") from error
             observations, rewards, terminated, truncated, infos = envs.step(played)
             steps.write(step, actions, rewards, masks)
@@ -218,10 +223,17 @@ class EpisodeSampler:
         ends = np.flatnonzero(terminated | truncated)
         lengths = torch.from_numpy(ends - np.concatenate([[-1], ends[:-1]]))
         observations = steps.take("observations", rows)
+        if out_of_range(self.envs.single_observation_space, observations):
+            raise ValueError(f"{self._when(update)}: the environment failed: {OUT_OF_RANGE}")
         if steps.of_stacks:
             observations = FrameStacks.of_episodes(observations, lengths, self._stack_size)
         actions = steps.take("actions", rows)
         log_probs, masks = actor.record(actions, rows)
+        if not torch.isfinite(log_probs).all():
+            raise PolicyError(
+                f"{self._when(update)}: the policy failed: the log-probability of an action it took is not finite: "
+                "its outputs are NaN, or it forbids all actions"
+            )
         episodes = Episodes(
             observations=observations,
             actions=actions,
