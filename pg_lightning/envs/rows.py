@@ -41,7 +41,7 @@ def out_of_range(space: Space, values: Any) -> bool:
     True
     """
     if isinstance(space, Dict):
-        return any(out_of_range(entry, values[key]) for key, entry in space.items())
+        return any(out_of_range(space[key], part) for key, part in values.items())  # Without an action mask.
     if isinstance(space, Tuple):
         return any(out_of_range(entry, part) for entry, part in zip(space, values, strict=True))
     if not isinstance(space, Discrete | MultiDiscrete):

@@ -229,11 +229,6 @@ class EpisodeSampler:
             observations = FrameStacks.of_episodes(observations, lengths, self._stack_size)
         actions = steps.take("actions", rows)
         log_probs, masks = actor.record(actions, rows)
-        if not torch.isfinite(log_probs).all():
-            raise PolicyError(
-                f"{self._when(update)}: the policy failed: the log-probability of an action it took is not finite: "
-                "its outputs are NaN, or it forbids all actions"
-            )
         episodes = Episodes(
             observations=observations,
             actions=actions,
@@ -254,6 +249,11 @@ class EpisodeSampler:
                     step, env = divmod(int(rows[np.argwhere(~finite)[0, 0]]), num_envs)
                     where = f"environment {env} emitted {name} that are not finite, at step {step}"
                     raise ValueError(f"{self._when(update)}: {where}")
+        if not torch.isfinite(log_probs).all():
+            raise PolicyError(
+                f"{self._when(update)}: the policy failed: the log-probability of an action it took is not finite: "
+                "its outputs are NaN, or it forbids all actions"
+            )
         return episodes
 
     def _has_died(self) -> bool:
