@@ -23,7 +23,7 @@ from pg_lightning.baselines import (  # noqa: E402
 from pg_lightning.callbacks import EpisodeLines, StopAtRewardThreshold, VideoRecorder  # noqa: E402
 from pg_lightning.critic import Critic  # noqa: E402
 from pg_lightning.directions import Direction, Gradient, NaturalGradient  # noqa: E402
-from pg_lightning.envs import Environment, EnvironmentFault  # noqa: E402
+from pg_lightning.envs import Environment, EnvironmentFault, RepeatAction  # noqa: E402
 from pg_lightning.episodes import Batch, Episodes  # noqa: E402
 from pg_lightning.metrics import RunningReward  # noqa: E402
 from pg_lightning.normalizations import NoNormalization, Normalization, PerBatch, PerEpisode  # noqa: E402
@@ -66,6 +66,7 @@ __all__ = [
     "PerEpisode",
     "Policy",
     "Reinforce",
+    "RepeatAction",
     "Returns",
     "RunningReward",
     "ScaledRewards",

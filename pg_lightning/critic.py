@@ -122,8 +122,8 @@ class Critic(Baseline, Fitted, nn.Module):
         targets = (returns / self.std).to(next(self.body.parameters()).dtype)
         update = int(self.seed) * 2**32 + batch.episodes.update
         generator = torch.Generator().manual_seed(update)
-        # Features of an encoder without weights stay what they are: they are computed once, unless memory forbids it.
-        fixed = not list(self.encoder.parameters()) and rows_together(observations, len(targets)) == len(targets)
+        # Features of an encoder without weights stay what they are: they are computed once, unless they are pixels.
+        fixed = not list(self.encoder.parameters()) and rows_together(observations, CHUNK) == CHUNK
         inputs = self.encoder(stacked(observations)) if fixed else observations
         backpropagate = self.body.backpropagate if fixed else self._backpropagate
         self.requires_grad_(True)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pg_lightning.tree import Tree, tree_leaves, tree_map
 
-CHUNK_BYTES = 2**27
+CHUNK_BYTES = 2**24
 """Bytes of observations, as float32, that are worked on together; only images are so large that it matters."""
 
 
@@ -91,7 +91,7 @@ def rows_together(observations: Tree, most: int) -> int:
     """Return how many timesteps to work on together: ``most``, or as many as :data:`CHUNK_BYTES` allow.
 
     >>> rows_together(torch.zeros(3, 4), 4096), rows_together(torch.zeros(3, 210, 160, 3, dtype=torch.uint8), 4096)
-    (4096, 332)
+    (4096, 41)
     """
     numbers = sum(leaf.shape[1:].numel() for leaf in tree_leaves(observations))
     return max(1, min(most, CHUNK_BYTES // (4 * max(numbers, 1))))

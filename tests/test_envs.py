@@ -9,7 +9,7 @@ import pytest
 from gymnasium import spaces
 from jsonargparse import ArgumentParser
 
-from pg_lightning.envs import Environment, as_environment
+from pg_lightning.envs import Environment, RepeatAction, as_environment
 from tests.envs import Counting
 from tests.scripted import NESTED, VECTOR, Halved, Scripted
 
@@ -48,6 +48,27 @@ def test_wrappers_apply_from_the_inside_out():
         env = Environment(Scripted, wrappers=wrappers).make()
         env.reset()
         assert env.step(0)[1] == reward
+
+
+def test_a_repeated_action_is_one_step_with_all_of_its_rewards():
+    """The second one is cut short by the episode's end, which no step may go beyond."""
+    env = Environment(Counting, {"lengths": (7,)}, wrappers=["pg_lightning.RepeatAction"]).make(index=0)
+    env.reset(seed=3)
+    first, last = env.step(1), env.step(1)
+    plain = Counting(index=0, lengths=(7,))
+    plain.reset(seed=3)
+    steps = [plain.step(1) for _ in range(7)]
+    assert first[0].tolist() == steps[3][0].tolist() and last[0].tolist() == steps[6][0].tolist()
+    assert [first[1], last[1]] == [sum(step[1] for step in steps[:4]), sum(step[1] for step in steps[4:])]
+    assert first[2:4] == (False, False) and last[2:4] == (True, False)
+    scripted = Scripted()
+    RepeatAction(scripted, 3).step(0)
+    assert scripted.received == [0, 0, 0]
+    cut = Environment(Scripted, max_episode_steps=6, wrappers=[RepeatAction]).make()
+    cut.reset()
+    assert [cut.step(0)[1:4] for _ in range(2)] == [(4.0, False, False), (2.0, False, True)]
+    with pytest.raises(ValueError, match="times must be at least 1 timestep, not 0"):
+        RepeatAction(scripted, 0)
 
 
 def test_observations_of_a_wrapper_are_those_of_the_environment():

@@ -3,6 +3,7 @@
 from pg_lightning.envs.environment import Environment, as_environment
 from pg_lightning.envs.envpool import EnvPoolEnvs
 from pg_lightning.envs.errors import EnvironmentFault, environment_errors
+from pg_lightning.envs.repeat import RepeatAction
 from pg_lightning.envs.vector import BACKENDS, AsyncEnvs, SyncEnvs, make_vector
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "EnvPoolEnvs",
     "Environment",
     "EnvironmentFault",
+    "RepeatAction",
     "SyncEnvs",
     "as_environment",
     "environment_errors",

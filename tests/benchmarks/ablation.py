@@ -81,7 +81,7 @@ def gather() -> None:
     for environment in ENVIRONMENTS:
         for change in CHANGES:
             path = RUNS / environment / change / "comparison.csv"
-            for row in read_rows(path) if path.is_file() else []:
+            for row in read_rows(path):
                 rows.append({"environment": environment, "change": change} | {name: row[name] for name in COLUMNS[2:]})
     with (DOCS / "ablation.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

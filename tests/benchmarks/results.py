@@ -4,7 +4,8 @@
     python -m tests.benchmarks.results run --only hopper ant --seeds 3
     python -m tests.benchmarks.results write                  # docs/results.md, its figures and raw CSV
 
-Each environment is one ``python train.py compare configs/NAME.yaml --seeds 1000:1010 --out runs/results/NAME``.
+Each environment is one ``python train.py compare configs/NAME.yaml --seeds 1000:1010 --out runs/results/NAME``. Seeds
+whose rows are in the docs are not run again: whoever changes a configuration gives it fresh seeds (``FIRST``).
 """
 
 import argparse
@@ -91,9 +92,14 @@ def run(names: Sequence[str], seeds: int | None, workers: int) -> None:
     """Run the comparisons, one environment after the other."""
     for name in names:
         first = FIRST.get(name, 1000)
-        say(f"{name}:")
+        last = first + (seeds or SEEDS[name])
+        done = [int(row["seed"]) for row in read_rows(DOCS / f"{name}.csv")]
+        first = next((seed for seed in range(first, last) if seed not in done), last)
+        say(f"{name}: seeds {first} to {last - 1}" if first < last else f"{name}: done")
+        if first == last:
+            continue
         command = [sys.executable, str(ROOT / "train.py"), "compare", str(ROOT / "configs" / f"{name}.yaml")]
-        command += ["--seeds", f"{first}:{first + (seeds or SEEDS[name])}", "--workers", str(workers)]
+        command += ["--seeds", f"{first}:{last}", "--workers", str(workers)]
         subprocess.run([*command, "--out", str(RUNS / name)], cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
@@ -101,8 +107,8 @@ def gather(name: str, folder: Path) -> None:
     """Add the finished rows and thinned curves of an environment to the docs; those of another configuration go."""
     rows = {row["seed"]: row for row in read_rows(folder / "comparison.csv")}
     hashes, curves = {row["config_hash"] for row in rows.values()}, dict[str, list[str]]()
-    if (DOCS / f"{name}.csv").is_file():
-        kept = {row["seed"]: row for row in read_rows(DOCS / f"{name}.csv") if row["config_hash"] in hashes}
+    if committed := read_rows(DOCS / f"{name}.csv"):
+        kept = {row["seed"]: row for row in committed if row["config_hash"] in hashes}
         for line in (DOCS / f"{name}_curves.csv").read_text().splitlines()[1:]:
             curves.setdefault(line.partition(",")[0], []).append(line)
         rows = kept | rows
@@ -126,7 +132,9 @@ def thinned(seed: str, curve: dict[str, np.ndarray]) -> list[str]:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read a CSV file of finished runs."""
+    """Read a CSV file of finished runs: none, where there is no file."""
+    if not path.is_file():
+        return []
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
 

@@ -1,0 +1,147 @@
+"""Pong from pixels: time per decision beside Stable-Baselines3's PPO, and the peak memory of ten whole games.
+
+    python -m tests.benchmarks.pixels speed --seconds 60 --rounds 3
+    python -m tests.benchmarks.pixels memory
+
+Speed: eight environments, one after the other in one process, one thread. Both learn from every decision once (one
+epoch, minibatches of 512) with the network of ``configs/pong.yaml``; of this package the critic is a network of its
+own, with one pass instead of two, PPO's shares the convolutions. The environments' time is taken off for both: what is
+left is acting and learning. Memory: one update of ten whole games of both configurations.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from typing import Any
+
+import gymnasium as gym
+import torch
+from torch import nn
+
+from pg_lightning.envs import atari
+from tests.benchmarks.cases import fit
+from tests.benchmarks.common import ROOT, answer, max_time, measure, say, table
+from tests.benchmarks.rivals import Meter
+from tests.benchmarks.shares import ENV, Clocks, Recording, install
+
+PONG = ["--config", str(ROOT / "configs" / "pong.yaml")]
+KARPATHY = ["--config", str(ROOT / "configs" / "pong_karpathy.yaml")]
+ENVS, MINIBATCH = 8, 512
+
+
+def ours(seconds: float) -> dict[str, Any]:
+    """Train this package; progress lines, logger and checkpoints as for a user."""
+    clocks = Clocks()
+    install(clocks, Recording())
+    options = ["--model.baseline.epochs", "1", "--model.baseline.minibatch_size", str(MINIBATCH)]
+    with redirect_stdout(sys.stderr):
+        summary = fit([*PONG, *options, "--data.num_envs", str(ENVS), "--data.backend", "sync", *max_time(seconds)])
+    return {"env_steps": summary["env_steps"], "seconds": summary["seconds"], "env_seconds": clocks.seconds[ENV]}
+
+
+def stable_baselines3(seconds: float) -> dict[str, Any]:
+    """Train PPO of Stable-Baselines3 on the same frames with the same network."""
+    from stable_baselines3 import PPO
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+    from stable_baselines3.common.vec_env import VecEnvWrapper
+
+    from pg_lightning.policies.cnn import CNNBody
+    from tests.benchmarks.peers import sb3_callback
+
+    class Features(BaseFeaturesExtractor):
+        def __init__(self, space: gym.Space) -> None:
+            body = CNNBody(space.shape)  # type: ignore[arg-type]
+            super().__init__(space, 256)
+            self.body = nn.Sequential(body, nn.Linear(body.num_outputs, 256), nn.ReLU())
+
+        def forward(self, frames: torch.Tensor) -> torch.Tensor:
+            return self.body(frames)
+
+    clocks = Clocks()
+
+    class Timed(VecEnvWrapper):
+        def reset(self) -> Any:
+            return self.venv.reset()
+
+        def step_wait(self) -> Any:
+            return self.venv.step_wait()
+
+    atari.register()
+    envs = make_vec_env(lambda: atari.pong_stack(gym.make("ALE/Pong-v5", obs_type="grayscale")), n_envs=ENVS, seed=0)
+    envs = Timed(envs)
+    for name in ("reset", "step_wait"):
+        clocks.put(envs, name, ENV)
+    network = {"features_extractor_class": Features, "net_arch": [], "normalize_images": False}
+    settings: dict[str, Any] = {"n_steps": 1024, "batch_size": MINIBATCH, "n_epochs": 1, "gamma": 0.99, "device": "cpu"}
+    algorithm = PPO("MlpPolicy", envs, policy_kwargs=network, seed=0, **settings)
+    meter = Meter(seconds, 10**9, float("inf"))
+    algorithm.learn(total_timesteps=10**9, callback=sb3_callback(meter))
+    return {**meter.result(), "env_seconds": clocks.seconds[ENV]}
+
+
+def ten_games(options: list[str]) -> dict[str, Any]:
+    """Learn from ten whole games once."""
+    limits = ["--data.num_envs", "10", "--data.episodes_per_update", "10", "--trainer.max_steps", "1"]
+    started = time.perf_counter()
+    with redirect_stdout(sys.stderr):
+        summary = fit([*options, *limits])
+    return {"timesteps": summary["timesteps"], "seconds": time.perf_counter() - started}
+
+
+CASES: dict[str, Callable[..., dict[str, Any]]] = {
+    "ours": ours,
+    "sb3": stable_baselines3,
+    "pong": lambda _: ten_games(PONG),
+    "pong_karpathy": lambda _: ten_games(KARPATHY),
+}
+
+
+def speed(seconds: float, rounds: int) -> None:
+    """Print the time per decision, median over the rounds."""
+    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "sb3": []}
+    for number in range(rounds):
+        for name, found in runs.items():
+            found.append(run := measure("pixels", "--one", name, seconds))
+            say(f"round {number}  {name}: {run}")
+    rows = []
+    for name, label in (("ours", "pg_lightning"), ("sb3", "Stable-Baselines3 PPO, one epoch")):
+        rate = statistics.median(run["env_steps"] / run["seconds"] for run in runs[name])
+        env = statistics.median(1e6 * run["env_seconds"] / run["env_steps"] for run in runs[name])
+        rest = statistics.median(1e6 * (run["seconds"] - run["env_seconds"]) / run["env_steps"] for run in runs[name])
+        rows.append([label, f"{rate:,.0f}", f"{env:.0f}", f"{rest:.0f}"])
+    print(table(["system", "decisions/s", "environment, µs per decision", "acting and learning, µs"], rows))
+
+
+def memory() -> None:
+    """Print the peak memory of both configurations."""
+    rows = []
+    for name in ("pong", "pong_karpathy"):
+        run = measure("pixels", "--one", name, 0)
+        rows.append([f"configs/{name}.yaml", f"{run['timesteps']:,}", f"{run['peak_mib']:,.0f}"])
+    print(table(["configuration", "decisions in ten games", "peak memory, MiB"], rows))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speed", "memory"])
+    parser.add_argument("--seconds", type=float, default=60, help="of training, for each run")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    if options.what == "speed":
+        speed(options.seconds, options.rounds)
+    else:
+        memory()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--one"]:
+        torch.set_num_threads(1)
+        warnings.simplefilter("ignore")
+        answer(CASES[sys.argv[2]](float(sys.argv[3])))
+    else:
+        main()
