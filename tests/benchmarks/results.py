@@ -49,6 +49,9 @@ FIRST |= {"lunar_lander_continuous": 1020, "lunar_lander": 1050}
 """First seed, where it is not 1000: these configurations were changed after runs of the seeds before."""
 SEEDS = dict.fromkeys(CLASSIC, 10) | dict.fromkeys(MUJOCO, 5)
 
+HELD = {"lunar_lander": 4, "mountain_car": 4}
+"""Timesteps for which each action is held (``RepeatAction``): steps of the environment for a decision, or env step."""
+
 CHANGED = {
     "reacher": "v5 rewards the distance after the step, not before it",
     "inverted_pendulum": "v5 gives no reward in the step of the fall, v2 to v4 do",
@@ -146,7 +149,8 @@ def numbers(rows: Sequence[dict[str, str]], column: str) -> list[float]:
 
 def final_row(name: str, rows: Sequence[dict[str, str]]) -> list[str]:
     """Turn an environment's runs into its row of the table of final policies."""
-    cells = [f"`{name}`: {rows[0]['env_id']}", f"{statistics.median(numbers(rows, 'env_steps')):,.0f}", str(len(rows))]
+    steps = median_steps(name, numbers(rows, "env_steps"))
+    cells = [f"`{name}`: {rows[0]['env_id']}", steps, str(len(rows))]
     for way in ("sampled_mean", "greedy_mean"):
         values = numbers(rows, way)
         cells += [f"{interval_of(interquartile_mean(values))}; {statistics.fmean(values):,.1f}"]
@@ -168,8 +172,13 @@ def training_row(name: str, rows: Sequence[dict[str, str]]) -> list[str]:
     for column in ("last_100_mean", "best_100_mean", "area_under_curve"):
         cells.append(interval_of(interquartile_mean(numbers(rows, column))))
     cells += [f"{statistics.median(numbers(rows, column)):,.0f}" for column in ("episodes", "updates", "seconds")]
-    steps = numbers(rows, "solved_env_steps")
-    return [*cells, f"{statistics.median(steps):,.0f}" if steps else ""]
+    return [*cells, median_steps(name, numbers(rows, "solved_env_steps"))]
+
+
+def median_steps(name: str, steps: Sequence[float]) -> str:
+    """Write the median of some numbers of env steps, and what one is where an action is held for several."""
+    held = f" of {HELD[name]} each" if name in HELD else ""
+    return f"{statistics.median(steps):,.0f}{held}" if steps else ""
 
 
 def draw(column: str, label: str, names: Sequence[str]) -> bytes:
@@ -180,6 +189,7 @@ def draw(column: str, label: str, names: Sequence[str]) -> bytes:
     for axes, name in zip(panels, names, strict=False):
         rows: list[dict[str, Any]] = [dict(row) for row in read_rows(DOCS / f"{name}.csv")]
         points = read_columns(DOCS / f"{name}_curves.csv")
+        points["env_steps"] = points["env_steps"] * HELD.get(name, 1)
         curves = [{key: values[points["seed"] == float(row["seed"])] for key, values in points.items()} for row in rows]
         draw_band(axes, curves, column, f"{len(curves)} seeds", COLOURS[0])
         rows[0]["threshold"] = float(rows[0]["threshold"]) if rows[0]["threshold"] else None
@@ -217,9 +227,10 @@ intervals are rough.
 
 100 fresh episodes of the last policy of each run, with sampled and with greedy actions: the interquartile mean over the
 seeds, its 95 % bootstrap interval, and after the semicolon the plain mean. Env steps are those *taken*, also by
-environments whose episodes are not learnt from. "Over the threshold" counts runs whose running reward passed the
-environment's own threshold and that 100 fresh greedy episodes confirmed, at any time of the run, with the 95 % Wilson
-interval.
+environments whose episodes are not learnt from; "of 4 each": decisions, each of which is held for 4 steps of the
+environment, so 250,000 of them are up to 1,000,000 steps. "Over the threshold" counts runs whose running reward passed
+the environment's own threshold and that 100 fresh greedy episodes confirmed, at any time of the run, with the 95 %
+Wilson interval.
 
 The published figures are of the kind that is named: a final greedy policy compares with ours, a training
 return with the next table, a maximum over training with neither (it is never below the final figure). They are at the
@@ -276,7 +287,7 @@ def write() -> None:
         where=machine(),
     )
     (ROOT / "docs" / "results.md").write_text(text)
-    for column, label in (("env_steps", "env steps taken"), ("seconds", "seconds of training")):
+    for column, label in (("env_steps", "steps of the environment"), ("seconds", "seconds of training")):
         (DOCS / f"curves_{column}.png").write_bytes(draw(column, label, names))
 
 

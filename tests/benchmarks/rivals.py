@@ -5,9 +5,10 @@
 
 Every run is a fresh process with one thread for the networks. It ends with its seconds, its env steps, or at its
 target, the mean return of the last 100 training episodes. Constructing is not measured, for peers as for this package;
-the share of the environments is. Peers have the settings of the RL Zoo (Stable-Baselines3) and of their own examples
-(Tianshou, with observations normalised as there), which were written for older versions of these environments. Tianshou
-steps EnvPool, which it supports; Stable-Baselines3 steps Gymnasium's environments, as ``ours-sync`` does.
+the share of the environments is. Steps are those of the environment, of which this package's decisions on LunarLander
+are four. Peers have the settings of the RL Zoo (Stable-Baselines3) and of their own examples (Tianshou, with
+observations normalised as there), which were written for older versions of these environments. Tianshou steps EnvPool,
+which it supports; Stable-Baselines3 steps Gymnasium's environments, as ``ours-sync`` does.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from torch import nn
 
 from tests.benchmarks.common import ROOT, Over, answer, max_time, measure, record, say, table
 from tests.benchmarks.peers import sb3_callback
+from tests.benchmarks.results import HELD
 
 CONFIGS = {"LunarLander-v3": "lunar_lander", "Hopper-v5": "hopper", "HalfCheetah-v5": "half_cheetah"}
 
@@ -72,16 +74,17 @@ def ours(env_id: str, num_envs: int, seed: int, limits: tuple[float, int, float]
     from pg_lightning.cli.jobs import learning_curve
 
     seconds, env_steps, target = limits
+    held = HELD.get(CONFIGS[env_id], 1)
     options = ["--config", str(ROOT / "configs" / f"{CONFIGS[env_id]}.yaml"), "--data.backend", backend]
     options += ["--data.num_envs", str(num_envs)] if num_envs else []
-    options += ["--stop.max_env_steps", str(env_steps), *max_time(seconds), "--seed_everything", str(seed)]
+    options += ["--stop.max_env_steps", str(env_steps // held), *max_time(seconds), "--seed_everything", str(seed)]
     with tempfile.TemporaryDirectory() as folder:
         main(["fit", *options, "--trainer.default_root_dir", folder])
         curve = learning_curve(next(Path(folder).glob("**/summary.json")).parent, points=10**6)
     rows = zip(curve["return_mean"], curve["episodes"], curve["seconds"], curve["env_steps"], strict=True)
     found = next((row for row in rows if row[0] >= target and row[1] >= 100), None)
-    reached = {"reached_seconds": found[2], "reached_steps": found[3]} if found else {}
-    counts = {"env_steps": curve["env_steps"][-1], "seconds": curve["seconds"][-1]}
+    reached = {"reached_seconds": found[2], "reached_steps": held * found[3]} if found else {}
+    counts = {"env_steps": held * curve["env_steps"][-1], "seconds": curve["seconds"][-1]}
     return {**counts, "last_100_mean": curve["return_mean"][-1], **reached}
 
 
