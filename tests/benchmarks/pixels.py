@@ -4,9 +4,10 @@
     python -m tests.benchmarks.pixels memory
 
 Speed: eight environments, one after the other in one process, one thread. Both learn from every decision once (one
-epoch, minibatches of 512) with the network of ``configs/pong.yaml``; of this package the critic is a network of its
-own, with one pass instead of two, PPO's shares the convolutions. The environments' time is taken off for both: what is
-left is acting and learning. Memory: one update of ten whole games of both configurations.
+epoch, minibatches of 512) with the networks of ``configs/pong.yaml``; its critic is a network of its own, here with one
+pass instead of two. PPO's is measured both as one of its own and with convolutions that it shares with the policy. The
+environments' time is taken off for both: what is left is acting and learning. Memory: one update of ten whole games of
+both configurations.
 """
 
 import argparse
@@ -43,8 +44,8 @@ def ours(seconds: float) -> dict[str, Any]:
     return {"env_steps": summary["env_steps"], "seconds": summary["seconds"], "env_seconds": clocks.seconds[ENV]}
 
 
-def stable_baselines3(seconds: float) -> dict[str, Any]:
-    """Train PPO of Stable-Baselines3 on the same frames with the same network."""
+def stable_baselines3(seconds: float, shared: bool) -> dict[str, Any]:
+    """Train PPO of Stable-Baselines3 on the same frames, its critic with the policy's convolutions or its own."""
     from stable_baselines3 import PPO
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
@@ -77,6 +78,7 @@ def stable_baselines3(seconds: float) -> dict[str, Any]:
     for name in ("reset", "step_wait"):
         clocks.put(envs, name, ENV)
     network = {"features_extractor_class": Features, "net_arch": [], "normalize_images": False}
+    network["share_features_extractor"] = shared
     settings: dict[str, Any] = {"n_steps": 1024, "batch_size": MINIBATCH, "n_epochs": 1, "gamma": 0.99, "device": "cpu"}
     algorithm = PPO("MlpPolicy", envs, policy_kwargs=network, seed=0, **settings)
     meter = Meter(seconds, 10**9, float("inf"))
@@ -95,7 +97,8 @@ def ten_games(options: list[str]) -> dict[str, Any]:
 
 CASES: dict[str, Callable[..., dict[str, Any]]] = {
     "ours": ours,
-    "sb3": stable_baselines3,
+    "sb3": lambda seconds: stable_baselines3(seconds, shared=False),
+    "sb3-shared": lambda seconds: stable_baselines3(seconds, shared=True),
     "pong": lambda _: ten_games(PONG),
     "pong_karpathy": lambda _: ten_games(KARPATHY),
 }
@@ -103,13 +106,14 @@ CASES: dict[str, Callable[..., dict[str, Any]]] = {
 
 def speed(seconds: float, rounds: int) -> None:
     """Print the time per decision, median over the rounds."""
-    runs: dict[str, list[dict[str, Any]]] = {"ours": [], "sb3": []}
+    labels = {"ours": "pg_lightning", "sb3": "Stable-Baselines3 PPO", "sb3-shared": "the same, shared convolutions"}
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in labels}
     for number in range(rounds):
         for name, found in runs.items():
             found.append(run := measure("pixels", "--one", name, seconds))
             say(f"round {number}  {name}: {run}")
     rows = []
-    for name, label in (("ours", "pg_lightning"), ("sb3", "Stable-Baselines3 PPO, one epoch")):
+    for name, label in labels.items():
         rate = statistics.median(run["env_steps"] / run["seconds"] for run in runs[name])
         env = statistics.median(1e6 * run["env_seconds"] / run["env_steps"] for run in runs[name])
         rest = statistics.median(1e6 * (run["seconds"] - run["env_seconds"]) / run["env_steps"] for run in runs[name])
