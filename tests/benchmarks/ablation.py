@@ -68,9 +68,9 @@ CONCLUSIONS: dict[tuple[str, str], str] = {
 """One sentence for each line, written after it was measured."""
 
 
-def run(seeds: int, workers: int) -> None:
+def run(environments: Sequence[str], seeds: int, workers: int) -> None:
     """Run what is missing."""
-    for environment, steps in STEPS.items():
+    for environment in environments:
         for change, options in CHANGES.items():
             words = OWN.get((environment, change), options).split()
             if change != "none" and not words:
@@ -78,13 +78,13 @@ def run(seeds: int, workers: int) -> None:
             say(f"{environment}, {change}:")
             command = [sys.executable, str(ROOT / "train.py"), "compare", str(ROOT / "configs" / f"{environment}.yaml")]
             command += ["--seeds", f"{FIRST}:{FIRST + seeds}", "--workers", str(workers)]
-            command += ["--stop.max_env_steps", str(steps), *words, "--out", str(RUNS / environment / change)]
+            command += ["--stop.max_env_steps", str(STEPS[environment]), *words, "--out", str(RUNS / environment / change)]
             subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
 def gather() -> None:
-    """Copy the rows of all finished comparisons into one file of the docs."""
-    rows = []
+    """Copy the rows of all finished comparisons into one file of the docs; those of other environments stay."""
+    rows = [row for row in read_rows(DOCS / "ablation.csv") if not (RUNS / row["environment"]).is_dir()]
     for environment in STEPS:
         for change in CHANGES:
             path = RUNS / environment / change / "comparison.csv"
@@ -147,11 +147,12 @@ def write() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["run", "write"])
+    parser.add_argument("--only", nargs="+", default=list(STEPS), choices=list(STEPS), metavar="NAME")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     if options.what == "run":
-        run(options.seeds, options.workers)
+        run(options.only, options.seeds, options.workers)
     else:
         write()
 
