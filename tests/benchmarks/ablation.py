@@ -78,7 +78,8 @@ def run(environments: Sequence[str], seeds: int, workers: int) -> None:
             say(f"{environment}, {change}:")
             command = [sys.executable, str(ROOT / "train.py"), "compare", str(ROOT / "configs" / f"{environment}.yaml")]
             command += ["--seeds", f"{FIRST}:{FIRST + seeds}", "--workers", str(workers)]
-            command += ["--out", str(RUNS / environment / change), "--stop.max_env_steps", str(STEPS[environment]), *words]
+            command += ["--out", str(RUNS / environment / change)]
+            command += ["--stop.max_env_steps", str(STEPS[environment]), *words]
             subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL)
 
 
