@@ -5,7 +5,7 @@
     python -m tests.benchmarks.results write                  # docs/results.md, its figures and raw CSV
 
 Each environment is one ``python train.py compare configs/NAME.yaml --seeds 1000:1010 --out runs/results/NAME``. Seeds
-whose rows are in the docs are not run again: whoever changes a configuration gives it fresh seeds (``FIRST``).
+whose rows are in the docs already are not run again, if the configuration with all its defaults is still the same.
 """
 
 import argparse
@@ -14,6 +14,8 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
+from pg_lightning.cli.compare import hash_of
 from pg_lightning.cli.tables import interval_of
 from pg_lightning.plotting.common import COLOURS, png, read_columns
 from pg_lightning.plotting.comparison import draw_band, draw_threshold
@@ -79,12 +82,16 @@ def run(names: Sequence[str], seeds: int | None, workers: int) -> None:
     for name in names:
         first = FIRST.get(name, 1000)
         last = first + (seeds or SEEDS[name])
-        done = [int(row["seed"]) for row in read_rows(DOCS / f"{name}.csv")]
+        config = ROOT / "configs" / f"{name}.yaml"
+        with redirect_stderr(StringIO()):
+            config_hash = hash_of(["--config", str(config)])
+        rows = read_rows(DOCS / f"{name}.csv")
+        done = [int(row["seed"]) for row in rows if row["config_hash"] == config_hash]
         first = next((seed for seed in range(first, last) if seed not in done), last)
         say(f"{name}: seeds {first} to {last - 1}" if first < last else f"{name}: done")
         if first == last:
             continue
-        command = [sys.executable, str(ROOT / "train.py"), "compare", str(ROOT / "configs" / f"{name}.yaml")]
+        command = [sys.executable, str(ROOT / "train.py"), "compare", str(config)]
         command += ["--seeds", f"{first}:{last}", "--workers", str(workers)]
         subprocess.run([*command, "--out", str(RUNS / name)], cwd=ROOT, stdout=subprocess.DEVNULL)
 
