@@ -219,7 +219,7 @@ intervals are rough.
 ## The final policy at the budget
 
 100 fresh episodes of the last policy of each run, with sampled and with greedy actions: the interquartile mean over the
-seeds, its 95 % bootstrap interval, and after the semicolon the plain mean. Env steps are those *taken*, also by
+seeds (the mean of their middle half), its 95 % bootstrap interval, and after the semicolon the plain mean. Env steps are those *taken*, also by
 environments whose episodes are not learnt from; "of 4 each": decisions, each of which is held for 4 steps of the
 environment, so 250,000 of them are up to 1,000,000 steps. "Over the threshold" counts runs whose running reward passed
 the environment's own threshold and that 100 fresh greedy episodes confirmed, at any time of the run, with the 95 %
