@@ -14,7 +14,7 @@ import gymnasium as gym
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
-from pg_lightning.envs import atari
+from pg_lightning.envs import atari, minatar
 from pg_lightning.envs.errors import EnvironmentFault, environment_errors
 from pg_lightning.envs.masks import ACTION_MASK
 from pg_lightning.envs.vector import make_vector
@@ -140,8 +140,9 @@ class Environment:
             module, _, name = self.id.rpartition(":")
             if module:
                 importlib.import_module(module)
-            elif name.startswith(atari.NAMESPACE):
-                atari.register()
+            for package in (atari, minatar):
+                if not module and name.startswith(package.NAMESPACE):
+                    package.register()
             return gym.spec(name)
 
     def make(self, **extra_kwargs: Any) -> gym.Env:

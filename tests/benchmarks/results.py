@@ -219,11 +219,11 @@ intervals are rough.
 ## The final policy at the budget
 
 100 fresh episodes of the last policy of each run, with sampled and with greedy actions: the interquartile mean over the
-seeds (the mean of their middle half), its 95 % bootstrap interval, and after the semicolon the plain mean. Env steps are those *taken*, also by
-environments whose episodes are not learnt from; "of 4 each": decisions, each of which is held for 4 steps of the
-environment, so 250,000 of them are up to 1,000,000 steps. "Over the threshold" counts runs whose running reward passed
-the environment's own threshold and that 100 fresh greedy episodes confirmed, at any time of the run, with the 95 %
-Wilson interval.
+seeds (the mean of their middle half), its 95 % bootstrap interval, and after the semicolon the plain mean. Env steps
+are those *taken*, also by environments whose episodes are not learnt from; "of 4 each": decisions, each of which is
+held for 4 steps of the environment, so 250,000 of them are up to 1,000,000 steps. "Over the threshold" counts runs
+whose running reward passed the environment's own threshold and that 100 fresh greedy episodes confirmed, at any time of
+the run, with the 95 % Wilson interval.
 
 The published figures are of the kind that is named: a final greedy policy compares with ours, a training
 return with the next table, a maximum over training with neither (it is never below the final figure). They are at the
