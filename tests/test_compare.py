@@ -167,12 +167,12 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     assert code == "error: compare needs joblib and scipy: pip install 'pg_lightning[compare]'"
 
 
-def start(out):
+def start(out, stderr=subprocess.DEVNULL):
     """Start a comparison whose runs take a second or two each, in a process group of its own."""
     words = [str(ROOT / "configs/article.yaml"), "--seeds", "4", "--workers", "2", "--out", str(out)]
     words += ["--trainer.max_steps", "250", "--checkpoint.every_seconds", "0.1", "--eval_episodes", "4"]
     command = [sys.executable, str(ROOT / "train.py"), "compare", *words]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT)
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, text=True, cwd=ROOT)
 
 
 def children(pid):
@@ -213,6 +213,28 @@ def test_a_comparison_that_is_killed_three_times_ends_with_the_same_table(tmp_pa
 
 
 @pytest.mark.slow
+def test_sigterm_says_how_to_go_on_and_nothing_else(tmp_path):
+    process = start(tmp_path, stderr=subprocess.PIPE)
+    while not list(tmp_path.rglob("last.ckpt")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    error = process.communicate()[1]
+    assert process.returncode == 143
+    assert error == "Stopped. What is finished is kept: type the same command again to go on.\n"
+
+
+def test_another_comparison_in_the_same_folder_is_told(tmp_path, capsys):
+    assert compare("--seeds", "1", "--workers", "1", "--out", str(tmp_path), *SMALL) == 0
+    assert "held" not in capsys.readouterr().err
+    assert compare("--seeds", "2", "--workers", "1", "--out", str(tmp_path), *SMALL) == 0
+    told = capsys.readouterr()
+    assert "held" not in told.err and "1 of 2 runs are finished already" in told.out
+    assert compare("--seeds", "1", "--workers", "1", "--out", str(tmp_path), "--vary", "model.gamma=0.5", *SMALL) == 0
+    assert f"{tmp_path} held a comparison of defaults: its table is replaced" in capsys.readouterr().err
+
+
+@pytest.mark.slow
 def test_a_run_that_a_signal_ended_is_not_finished(tmp_path):
     command = [sys.executable, str(ROOT / "train.py"), "compare", str(ROOT / "configs/article.yaml"), "--seeds", "1"]
     command += ["--workers", "1", "--out", str(tmp_path), "--trainer.max_steps", "100", "--eval_episodes", "4"]
@@ -234,6 +256,19 @@ def test_names_and_ranges():
     assert list(variants) == ["a, gamma=0.9", "a, gamma=1", "b, gamma=0.9", "b, gamma=1"]
     part = variants_of([], ["model.baseline=[{class_path: pg_lightning.Critic, init_args: {lr: 0.1}}]"])
     assert list(part) == ["baseline=Critic(lr=0.1)"]
+
+
+@pytest.mark.parametrize(
+    ("vary", "fit", "expected"),
+    [
+        ("model.returns.gae_lambda=0.3", "--model.returns GAE", "--model.returns GAE --model.returns.gae_lambda 0.3"),
+        ("model.baseline=Critic", "--model.baseline.lr 0.1", "--model.baseline Critic --model.baseline.lr 0.1"),
+        ("model.gamma=0.5", "--model.gamma 0.9 --name a", "--model.gamma 0.9 --name a --model.gamma 0.5"),
+    ],
+)
+def test_options_of_all_runs_meet_those_that_are_varied_whichever_chooses_the_class(vary, fit, expected):
+    (words,) = variants_of(["c.yaml"], [vary], fit.split()).values()
+    assert words == ["--config", "c.yaml", *expected.split()]
 
 
 def test_a_learning_curve_is_the_mean_of_the_last_100_episodes(tmp_path):

@@ -162,8 +162,8 @@ def assert_can_compare(arguments):
     # Tests do without Box2D: its import crashes where warnings are errors.
     if any("lunar_lander" in str(config) for config in configs):
         fit = [*fit, "--env.id", "CartPole-v1"]
-    for words in variants_of(configs, options.vary).values():
-        assert parsed_config([*words, *fit])
+    for words in variants_of(configs, options.vary, fit).values():
+        assert parsed_config(words)
 
 
 @those_with(lambda page: page.of("bash"))

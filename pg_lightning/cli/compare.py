@@ -1,6 +1,7 @@
 """``compare``: configurations and variations of them, with many seeds each, in one table and a few figures."""
 
 import argparse
+import contextlib
 import csv
 import io
 import itertools
@@ -18,7 +19,7 @@ from tqdm import tqdm
 
 from pg_lightning.callbacks.files import write_whole
 from pg_lightning.cli.configs import by_name
-from pg_lightning.cli.engines import ENGINES
+from pg_lightning.cli.engines import ENGINES, told_how_to_go_on
 from pg_lightning.cli.help import command_parser, program
 from pg_lightning.cli.jobs import Job, hash_of
 from pg_lightning.cli.runs import folder_name
@@ -60,14 +61,14 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: list[str]) -> int:
     """Run a comparison; return the exit code: 1 where a run failed."""
     configs, options, fit = parse(arguments)
-    seeds, variants = seeds_of(options.seeds), variants_of(configs, options.vary)
+    seeds, variants = seeds_of(options.seeds), variants_of(configs, options.vary, fit)
     if options.eval_episodes < 1 or options.workers < 1:
         raise ValueError("--eval_episodes and --workers must be at least 1")
     out = options.out or Path("comparisons", folder_name(Path((configs or ["defaults"])[0]).stem))
     jobs = [
-        Job(name, (*words, *fit), seed, str(out / folder_name(name)), config_hash, options.eval_episodes)
+        Job(name, tuple(words), seed, str(out / folder_name(name)), config_hash, options.eval_episodes)
         for name, words in variants.items()
-        for config_hash in [hash_of([*words, *fit])]
+        for config_hash in [hash_of(words)]
         for seed in seeds
     ]
     rows = {job: row for job in jobs if (row := job.finished_row()) is not None}
@@ -75,8 +76,15 @@ def main(arguments: list[str]) -> int:
     waiting = sorted((job for job in jobs if job not in rows), key=lambda job: job.seed)  # All variants grow alike.
     named = {(job.name, job.seed): job for job in waiting}
     written_at = time.monotonic()
+    if others := ", ".join(sorted(written_names(out) - variants.keys())):
+        print(f"{out} held a comparison of {others}: its table is replaced; --out FOLDER keeps both", file=sys.stderr)
     # On a terminal alone: in a log file a bar is a mess.
-    with tqdm(total=len(jobs), initial=len(rows), desc="Runs", unit="run", mininterval=0, disable=None) as bar:
+    with (
+        told_how_to_go_on(),
+        tqdm(total=len(jobs), initial=len(rows), desc="Runs", unit="run", mininterval=0, disable=None) as bar,
+    ):
+        if rows and bar.disable:
+            print(f"{len(rows)} of {len(jobs)} runs are finished already")
         for row in ENGINES[options.on](waiting, min(options.workers, max(1, len(waiting)))):
             if "error" in row:
                 failed.append(row)
@@ -140,18 +148,28 @@ def seeds_of(text: str) -> range:
     return seeds
 
 
-def variants_of(configs: Sequence[str], vary: Sequence[str]) -> dict[str, list[str]]:
+def variants_of(configs: Sequence[str], vary: Sequence[str], fit: Sequence[str] = ()) -> dict[str, list[str]]:
     """Name every combination of a configuration and varied options, and return the words that ``fit`` takes for it.
+
+    Options of all runs, ``fit``, come before those that are varied, which may belong to a class that they choose; only
+    those that belong to a class that is varied come after.
 
     >>> variants_of(["configs/a.yaml"], ["optimizer.init_args.lr=0.1,0.2"])["lr=0.2"]
     ['--config', 'configs/a.yaml', '--optimizer.init_args.lr', '0.2']
     """
-    choices = [[(Path(config).stem, ["--config", config]) for config in configs] or [("", [])]]
-    for varied in vary:
-        option, equals, text = varied.partition("=")
+    varied = tuple(f"--{one.partition('=')[0].removeprefix('--')}." for one in vary)
+    before, after = list[str](), list[str]()
+    for word in fit:
+        if word.startswith("--"):
+            part = after if word.startswith(varied) else before
+        part.append(word)
+    files = [(Path(config).stem, ["--config", config]) for config in configs] or [("", [])]
+    choices = [[(name, [*words, *before]) for name, words in files]]
+    for one in vary:
+        option, equals, text = one.partition("=")
         values = values_of(text) if equals else []
         if not values:
-            raise ValueError(f"--vary needs an option and its values, such as model.gamma=0.9,0.99; not {varied!r}")
+            raise ValueError(f"--vary needs an option and its values, such as model.gamma=0.9,0.99; not {one!r}")
         option = option.removeprefix("--")
         short = option.rpartition(".")[2]
         choices.append([(f"{short}={name_of(value)}", [f"--{option}", word_of(value)]) for value in values])
@@ -162,7 +180,7 @@ def variants_of(configs: Sequence[str], vary: Sequence[str]) -> dict[str, list[s
             name = name.partition(", ")[2]
         if name in variants:
             raise ValueError(f"two configurations have the same name: {name}")
-        variants[name] = [word for _, words in combination for word in words]
+        variants[name] = [*(word for _, words in combination for word in words), *after]
     return variants
 
 
@@ -191,6 +209,13 @@ def name_of(value: Any) -> str:
 def word_of(value: Any) -> str:
     """Write a value as a word of a command line."""
     return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True).split("\n...")[0].strip()
+
+
+def written_names(out: Path) -> set[str]:
+    """Return the names in the table that a folder holds."""
+    with contextlib.suppress(OSError), (out / "comparison.csv").open(newline="") as file:
+        return {row.get("name", "") for row in csv.DictReader(file)}
+    return set()
 
 
 def write_results(

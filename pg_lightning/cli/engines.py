@@ -2,10 +2,13 @@
 
 import logging
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, NoReturn
 
 from pg_lightning.cli.jobs import Job, run_job
 
@@ -13,6 +16,23 @@ _watched = set[int]()
 """Processes that this one ends with."""
 
 Engine = Callable[[Sequence[Job], int], Iterator[dict[str, Any]]]
+
+
+@contextmanager
+def told_how_to_go_on() -> Iterator[None]:
+    """Have SIGTERM end the process in order, as Ctrl-C does, and say how to go on after either."""
+
+    def end(number: int, frame: Any) -> NoReturn:
+        sys.exit(128 + number)
+
+    previous = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print("Stopped. What is finished is kept: type the same command again to go on.", file=sys.stderr)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def on_this_machine(jobs: Sequence[Job], workers: int) -> Iterator[dict[str, Any]]:

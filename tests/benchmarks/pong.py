@@ -1,0 +1,148 @@
+"""Pong from pixels, hours: learning curves of ``configs/pong.yaml`` and of the reference's settings.
+
+    python -m tests.benchmarks.pong run pong --seed 1001            # type it again to go on
+    python -m tests.benchmarks.pong run pong_karpathy --seed 1001
+    python -m tests.benchmarks.pong write                           # docs/pong.md, its figure and raw CSV
+
+One thread. A decision is one action, which the game takes for 4 frames; actions repeat with probability 0.25.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from pg_lightning.plotting.common import COLOURS, png, read_columns
+from tests.benchmarks.common import ENVIRONMENT, ROOT, machine, table
+
+RUNS, DOCS = ROOT / "runs" / "pong", ROOT / "docs" / "pong"
+NAMES = ["pong", "pong_karpathy"]
+WINDOW = 50
+"""Games of the running mean."""
+
+FRAMES = 4
+"""Frames of a decision."""
+
+MARKS = [-20, -19, -18, -15, -10, 0, 10, 15]
+"""Mean returns whose first time is told."""
+
+
+def run(name: str, seed: int) -> None:
+    """Train a configuration, or go on with its run."""
+    folder = RUNS / f"{name}_{seed}"
+    command = [sys.executable, str(ROOT / "train.py"), "fit", "--config", str(ROOT / "configs" / f"{name}.yaml")]
+    command += ["--seed_everything", str(seed), "--data.backend", "sync", "--trainer.default_root_dir", str(folder)]
+    command += ["--ckpt_path", "auto"]
+    # In the process's place, so that a signal reaches the training itself.
+    os.execve(sys.executable, command, dict(ENVIRONMENT))
+
+
+def gather(name: str, folder: Path) -> None:
+    """Write a run's games to the docs: decisions and seconds at the end of their update, return and length."""
+    games, times = read_columns(folder / "episodes.csv"), read_columns(folder / "times.csv")
+    row = np.searchsorted(times["update"], games["update"])
+    columns = times["env_steps"][row], times["seconds"][row], games["return"], games["length"]
+    lines = [f"{n:.0f},{s:.0f},{r:.0f},{length:.0f}" for n, s, r, length in zip(*columns, strict=True)]
+    DOCS.mkdir(exist_ok=True)
+    (DOCS / f"{name}.csv").write_text("\n".join(["decisions,seconds,return,length", *lines]) + "\n")
+
+
+def running_mean(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of the last games at each game from the 50th on, and the half width of its 95 % interval."""
+    windows = np.lib.stride_tricks.sliding_window_view(returns, WINDOW)
+    return windows.mean(1), 1.96 * windows.std(1, ddof=1) / WINDOW**0.5
+
+
+def row_of(name: str, games: dict[str, np.ndarray]) -> list[str]:
+    """Turn a run into its row of the table."""
+    mean, half = running_mean(games["return"])
+    decisions = games["decisions"][WINDOW - 1 :]
+    config, _, seed = name.rpartition("_")
+    cells = [f"`configs/{config}.yaml`", seed, f"{decisions[-1]:,.0f}", f"{FRAMES * decisions[-1]:,.0f}"]
+    cells += [f"{games['seconds'][-1] / 3600:.1f}", f"{len(games['return']):,}"]
+    cells += [f"{mean[-1]:.1f} ({mean[-1] - half[-1]:.1f} to {mean[-1] + half[-1]:.1f})"]
+    return cells + [f"{decisions[np.argmax(mean > mark)]:,.0f}" if (mean > mark).any() else "not yet" for mark in MARKS]
+
+
+def draw(runs: dict[str, dict[str, np.ndarray]]) -> bytes:
+    """Draw the running means by decisions and by hours."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 2, sharey=True)
+    configs = list(dict.fromkeys(name.rpartition("_")[0] for name in runs))
+    scales = [("decisions", 1, "decisions"), ("seconds", 3600, "hours")]
+    for axes, (column, unit, label) in zip(panels, scales, strict=True):
+        for name, games in runs.items():
+            mean, half = running_mean(games["return"])
+            places, colour = games[column][WINDOW - 1 :] / unit, COLOURS[configs.index(name.rpartition("_")[0])]
+            axes.plot(places, mean, color=colour, linewidth=1.8, label=name.replace("_", " "))
+            axes.fill_between(places, mean - half, mean + half, color=colour, alpha=0.2, linewidth=0)
+        axes.set(xlabel=label, ylim=(-21.5, 21.5))
+        axes.axhline(0, color="grey", linestyle="--")
+        axes.grid(alpha=0.3)
+    panels[0].xaxis.set_major_formatter(EngFormatter(sep=""))
+    panels[0].set_ylabel("points won minus points lost")
+    panels[0].legend(loc="best", fontsize="small")
+    figure.suptitle(f"ALE/Pong-v5, sticky actions: mean of the last {WINDOW} games in training, 95 % interval shaded")
+    return png(figure)
+
+
+TEXT = """\
+# Pong
+
+`ALE/Pong-v5` from pixels, with sticky actions: the last action is repeated with probability 0.25. Each run is of one
+seed. The mean return of the last {window} games in training, sampled actions, with its 95 % interval over these games,
+and the number of decisions after which that mean first exceeded a return.
+
+{table}
+
+One thread, {where}, with other work on the machine: the hours are a rough figure. {frames} frames to a decision.
+
+```sh
+python -m tests.benchmarks.pong run pong --seed 1001
+python -m tests.benchmarks.pong run pong_karpathy --seed 1001
+python -m tests.benchmarks.pong write
+```
+
+![Learning curves of Pong](pong.png)
+
+Published figures of PPO, 0 after 1.2 to 1.4 million decisions and 18 after 3.1 to 3.3 million, are of
+`PongNoFrameskip-v4`, without sticky actions: another, easier game. Games and seconds of each run are in `docs/pong/`.
+What the curves teach is in the [explanation](policy_gradients.md#15-from-pixels).
+"""
+
+
+def write() -> None:
+    """Write the page, the figure and the raw CSV from the runs that there are."""
+    for folder in sorted(RUNS.glob("*/*/version_*")):
+        if (folder / "times.csv").is_file():
+            gather(folder.parents[1].name, folder)
+    runs = {path.stem: read_columns(path) for path in sorted(DOCS.glob("*.csv"))}
+    header = ["configuration", "seed", "decisions", "frames", "hours", "games", "last games"]
+    header += [f"first above {mark}" for mark in MARKS]
+    rows = table(header, [row_of(name, games) for name, games in runs.items()])
+    (ROOT / "docs" / "pong.md").write_text(TEXT.format(table=rows, where=machine(), window=WINDOW, frames=FRAMES))
+    (ROOT / "docs" / "pong.png").write_bytes(draw(runs))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    training = commands.add_parser("run", help="train a configuration, or go on with its run")
+    training.add_argument("name", choices=NAMES)
+    training.add_argument("--seed", type=int, default=1001)
+    commands.add_parser("write", help="write the page, the figure and the raw CSV")
+    options = parser.parse_args()
+    if options.command == "run":
+        run(options.name, options.seed)
+    else:
+        write()
+
+
+if __name__ == "__main__":
+    main()
