@@ -41,6 +41,9 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: words after ``train.py``; by default those that were typed.
     """
+    # Modules in the working folder are found, as by ``python -m``, but shadow no installed one.
+    if (here := os.getcwd()) not in sys.path and not sys.flags.safe_path:
+        sys.path.append(here)
     with errors_in_one_line(ROOT):
         words = by_name(sys.argv[1:] if args is None else args)
     if words and words[0] in COMMANDS:

@@ -4,10 +4,11 @@ import json
 import os
 import pkgutil
 import sys
+import time
 from pathlib import Path
 from typing import Any, Literal
 
-from jsonargparse import Namespace
+import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
@@ -19,6 +20,7 @@ from pg_lightning.callbacks.recorder import RunRecorder
 from pg_lightning.callbacks.report import EvaluationReport
 from pg_lightning.callbacks.video import record, recordable
 from pg_lightning.cli.help import program
+from pg_lightning.cli.loggers import place_logger, refuse_place
 from pg_lightning.cli.parser import (
     HELP_OF,
     ROOT,
@@ -36,6 +38,7 @@ from pg_lightning.cli.resume import (
     base_config,
     check_fits,
     find_checkpoint,
+    going_on,
     open_checkpoint,
     typed_options,
 )
@@ -147,6 +150,7 @@ class CLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the options, on top of the configuration of the checkpoint that is named."""
         arguments, command = self.words, self.command
+        refuse_place(self.typed)
         if command is not None:
             place = arguments.index(command) + 1
             laid_under = ["--config", json.dumps(self.base)] if self.base else []
@@ -233,8 +237,17 @@ class CLI(LightningCLI):
         if self.resumed is not None:
             if (reason := already_ended(self.resumed, self.model, self.stop, self.trainer)) is not None:
                 return self._say_ended(reason)
+        self._say_begun()
         self.trainer.fit(model, **kwargs)
         self._say_where()
+
+    def _say_begun(self) -> None:
+        """Print the first line: the time, and which run it is."""
+        if self.run is not None:
+            text = f"Run folder: {self.run.path}"
+            if self.resumed is not None:
+                text = going_on(self.resumed, self.run.path, self.base, yaml.safe_load(self._config_text))
+            print(f"{time.strftime('%Y-%m-%d %H:%M:%S')}   {text}")
 
     def _say_ended(self, reason: str) -> None:
         """Say that there is nothing to do; draw the picture if a kill came before it."""
@@ -276,22 +289,3 @@ def model_class(path: str | None) -> type[Reinforce]:
 def is_first_process() -> bool:
     """Tell whether this is the process that writes, before the Trainer knows: the first of the first machine."""
     return rank_zero_only.rank == 0 and int(os.environ.get("NODE_RANK", 0)) == 0  # type: ignore[attr-defined]
-
-
-def place_logger(loggers: Any, folder: Path, name: str | None) -> None:
-    """Have the loggers of a parsed configuration write to the run's folder, under the name of the experiment."""
-    for logger in loggers if isinstance(loggers, list) else [loggers]:
-        if not isinstance(logger, Namespace) or "save_dir" not in logger.init_args:
-            continue
-        kind, settings = logger.class_path.rpartition(".")[2], logger.init_args
-        settings.save_dir = str(folder)
-        if kind == "MLFlowLogger":
-            # MLflow 3 refuses a folder as its store without this.
-            os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
-            settings.save_dir = str(folder / "mlruns")
-        if (title := {"MLFlowLogger": "run_name", "WandbLogger": "name"}.get(kind)) is not None:
-            settings[title] = settings[title] or name
-        if kind in ("CSVLogger", "TensorBoardLogger"):
-            settings.name = settings.version = ""
-        if kind == "CSVLogger":
-            logger.class_path = "pg_lightning.callbacks.files.RunCSVLogger"

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from pg_lightning.checkpoint_file import read_checkpoint
 from pg_lightning.cli.runs import RunFolder, folder_name, newest_run, run_of
+from pg_lightning.envs import Environment
 from pg_lightning.sampling.dataset import UPDATES_PER_EPOCH
 
 TRUSTED = ("pg_lightning", "torch", "pytorch_lightning")
@@ -75,10 +76,10 @@ def find_checkpoint(named: str, root: Path, env_name: str | None, name: str | No
 
     Args:
         named: a file; a run folder, for its last checkpoint; ``last`` or ``best``: that of the newest run; ``auto``:
-            ``last`` where there is one.
+            the last one of the newest run that a command of this environment and this name would have begun.
         root: folder of all runs.
-        env_name: consider this environment's runs only.
-        name: consider this experiment's runs only.
+        env_name: consider this environment's runs only; those of all, or with ``auto`` of the default one, if ``None``.
+        name: consider this experiment's runs only; those of all, or with ``auto`` of none, if ``None``.
 
     Raises:
         FileNotFoundError: there is none.
@@ -86,12 +87,13 @@ def find_checkpoint(named: str, root: Path, env_name: str | None, name: str | No
     """
     if not named:
         raise ValueError("--ckpt_path is empty: give a file, a run folder, last, best or auto")
-    if named in ("last", "best", "auto"):
+    if named == "auto":
+        folder = newest_run(root / folder_name(env_name or Environment().name), f"{name or '.'}/version_*")
+        return folder and folder / "checkpoints" / "last.ckpt"
+    if named in ("last", "best"):
         runs = root / folder_name(env_name) if env_name else root
-        folder = newest_run(runs, name)
+        folder = newest_run(runs, f"**/{name}/version_*" if name else "**/version_*")
         if folder is None:
-            if named == "auto":
-                return None
             what = "run" if name is None else f"run of the experiment {name}"
             raise FileNotFoundError(
                 f"--ckpt_path {named}: there is nothing to resume; no {what} in {runs} has a last.ckpt"
@@ -248,6 +250,23 @@ def check_fits(agent: pl.LightningModule, resumed: Resumed, trains: bool) -> Non
 def shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors of a state, without what modules keep beside them."""
     return {name: tuple(value.shape) for name, value in state.items() if not name.endswith("_extra_state")}
+
+
+def going_on(resumed: Resumed, folder: Path, base: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Say which run goes on, from where and in which folder, and which options are not what they were.
+
+    Args:
+        resumed: the checkpoint.
+        folder: of the run that writes.
+        base: configuration that it had.
+        config: configuration of now.
+    """
+    before, now = flatten(base), flatten(config)
+    changed = [f"{name} {old} -> {now[name]}" for name, old in before.items() if now.get(name, old) != old]
+    text = f"Going on with {resumed.folder or resumed.path} after update {resumed.checkpoint['global_step']:,}"
+    if folder != resumed.folder:
+        text += f", in {folder}"
+    return text + (f"; changed: {', '.join(changed)}" if changed else "")
 
 
 def already_ended(resumed: Resumed, agent: Any, stop: Any, trainer: pl.Trainer) -> str | None:

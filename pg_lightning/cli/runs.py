@@ -122,14 +122,13 @@ def run_of(checkpoint: Path) -> Path | None:
     return None
 
 
-def newest_run(folder: Path, name: str | None = None) -> Path | None:
+def newest_run(folder: Path, runs: str = "**/version_*") -> Path | None:
     """Return the run below a folder whose last checkpoint is the newest, ``None`` where there is none.
 
     Args:
-        folder: with runs, at any depth.
-        name: consider this experiment's runs only.
+        folder: with runs.
+        runs: pattern of the folders of those that are considered; by default all, at any depth.
     """
-    runs = f"**/{name}/version_*" if name else "**/version_*"
     found = [path for file in ("last.ckpt", "previous.ckpt") for path in folder.glob(f"{runs}/checkpoints/{file}")]
     newest = max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
     return newest and newest.parent.parent

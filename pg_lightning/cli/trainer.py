@@ -1,5 +1,7 @@
 """Trainer with the commands that Lightning's has not."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +12,9 @@ from pg_lightning.checkpoint_file import read_checkpoint
 from pg_lightning.evaluation import evaluate, evaluation_table
 from pg_lightning.export import SUFFIXES, export
 from pg_lightning.sampling.playing import play
+
+DISPLAYS = ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+"""Variables one of which is set where windows can be shown on Linux."""
 
 
 class RunTrainer(pl.Trainer):
@@ -26,7 +31,12 @@ class RunTrainer(pl.Trainer):
             ckpt_path: a checkpoint file, a run folder, ``last`` or ``best``.
             episodes: how many to play.
             greedy: the most probable actions, rather than sampled ones.
+
+        Raises:
+            ValueError: there is no display.
         """
+        if sys.platform.startswith("linux") and not any(map(os.environ.get, DISPLAYS)):
+            raise ValueError("watch: there is no display here; test --video 3 records three episodes instead")
         if ckpt_path is not None:
             model.load_state_dict(read_checkpoint(ckpt_path)["state_dict"])
         env, seed = rendering(model.env, "human"), getattr(datamodule, "seed", 0)
