@@ -75,6 +75,15 @@ BAD = {
     "option of 0.1": ("fit --model.advantage Nope", r"no option --model.advantage; did you mean --model.baseline\?"),
     "no chunk": ("fit --model.chunk_size 0", r"chunk_size must be at least 1 timestep, not 0"),
     "misspelt option": ("fit --model.gama 0.9", r"there is no option --model.gama; did you mean --model.gamma\?"),
+    "misspelt option of a class": (
+        "fit --model.direction.maxkl 1",
+        r"no option maxkl; did you mean --model.direction.max_kl\?",
+    ),
+    "option of another class": (
+        "fit --model.baseline NoBaseline --model.baseline.lr 1",
+        r"option 'lr' is not accepted; got 1$",
+    ),
+    "folder of a logger": ("fit --trainer.logger.save_dir logs", r"a logger writes to its run's folder"),
     "option from nowhere": ("fit --zzz 1", r"there is no option --zzz; see --help"),
     "misspelt command": ("fits", r"there is no command 'fits'; did you mean fit\?"),
     "no command": ("", r"a command is missing; choose one of fit, validate, test, predict, watch, "),

@@ -231,3 +231,22 @@ def test_a_reader_that_has_left_is_no_error():
     done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
+
+
+def test_modules_of_the_working_folder_are_found_and_shadow_nothing(tmp_path):
+    """By ``train.py`` elsewhere, as by ``pg-lightning``, whose own folder Python looks in first."""
+    (tmp_path / "my_module.py").write_text(
+        "import gymnasium as gym\n"
+        "gym.register('Mine-v0', 'gymnasium.envs.classic_control:CartPoleEnv', max_episode_steps=9)\n"
+    )
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('shadowed')\n")
+    command = [sys.executable, str(ROOT / "train.py"), "fit", "--env.id", "my_module:Mine-v0"]
+    done = subprocess.run(
+        [*command, "--trainer.max_steps", "1"], cwd=tmp_path, capture_output=True, text=True, env=without_path()
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def without_path():
+    """Variables of a process that is told no folders of modules."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

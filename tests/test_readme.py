@@ -124,7 +124,7 @@ def test_the_commands_of_a_page(page, capsys, monkeypatch):
     for update, command in enumerate(page.train(), start=2):
         arguments = shlex.split(command)
         kind = arguments[0]
-        if kind in ("configs",) or "--help" in arguments:
+        if kind in ("configs", "runs") or "--help" in arguments:
             assert ends_well(arguments), command
         elif {"ddp", "gpu"} & {*arguments} or kind == "export":  # The Python of the same page exports.
             assert ends_well([*arguments, "--print_config"]), command

@@ -267,6 +267,27 @@ def test_auto_resumes_if_there_is_something():
     assert updates_of(RUN)[0] == [1, 2, 3, 4] and len(list(RUN.parent.iterdir())) == 1
 
 
+def test_auto_goes_on_with_no_run_of_another_name_or_environment():
+    """Whatever ran last in the folder: each line is a command of its own, and its run is the one that it began."""
+    commands = [[], ["--name", "a"], ["--env.id", "Acrobot-v1", "--env.max_episode_steps", "20"], ["--name", "b"]]
+    for steps in ("1", "2"):
+        for words in commands:
+            main(["fit", *FEW, *words, "--ckpt_path", "auto", "--trainer.max_steps", steps])
+    places = [RUN, RUN.parent / "a/version_0", RUN.parents[1] / "Acrobot-v1/version_0", RUN.parent / "b/version_0"]
+    assert sorted(Path("runs").rglob("version_*")) == sorted(places)
+    assert [updates_of(place)[0] for place in places] == [[1, 2]] * 4
+
+
+def test_a_resume_says_which_run_goes_on_and_what_changed(capsys):
+    main(["fit", *FEW, "--trainer.max_steps", "1"])
+    assert re.match(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d   Run folder: {RUN}\n", capsys.readouterr().out)
+    main(["fit", "--ckpt_path", "last", "--trainer.max_steps", "3", "--model.gamma", "0.5"])
+    changed = "trainer.max_steps 1 -> 3, model.gamma 0.99 -> 0.5"
+    assert f"Going on with {RUN} after update 1; changed: {changed}\n" in capsys.readouterr().out
+    main(["fit", "--ckpt_path", f"{RUN}/checkpoints/best.ckpt", "--trainer.max_steps", "4"])
+    assert re.search(rf"Going on with {RUN} after update \d, in {RUN.with_name('version_1')}", capsys.readouterr().out)
+
+
 def test_a_run_without_checkpoints_has_its_files():
     main(["fit", *FEW, "--trainer.max_steps", "3", "--trainer.enable_checkpointing", "false"])
     assert updates_of(RUN) == ([1, 2, 3], [1, 2, 3]) and not (RUN / "checkpoints").exists()

@@ -101,6 +101,14 @@ def test_watching_plays_in_a_window(tmp_path, monkeypatch):
     assert done.stderr.count("\n") == 1
 
 
+def test_without_a_display_nothing_is_played(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(SystemExit, match="there is no display here; test --video 3 records"):
+        main(["watch", "--untrained", "true"])
+
+
 def environment(driver):
     """Variables of a process whose windows a driver of SDL opens."""
     return {**os.environ, "SDL_VIDEODRIVER": driver, "PYTHONPATH": str(Path(__file__).parents[1])}
