@@ -167,9 +167,9 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     assert code == "error: compare needs joblib and scipy: pip install 'pg_lightning[compare]'"
 
 
-def start(out, stderr=subprocess.DEVNULL):
+def start(out, workers="2", stderr=subprocess.DEVNULL):
     """Start a comparison whose runs take a second or two each, in a process group of its own."""
-    words = [str(ROOT / "configs/article.yaml"), "--seeds", "4", "--workers", "2", "--out", str(out)]
+    words = [str(ROOT / "configs/article.yaml"), "--seeds", "4", "--workers", workers, "--out", str(out)]
     words += ["--trainer.max_steps", "250", "--checkpoint.every_seconds", "0.1", "--eval_episodes", "4"]
     command = [sys.executable, str(ROOT / "train.py"), "compare", *words]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, text=True, cwd=ROOT)
@@ -213,9 +213,12 @@ def test_a_comparison_that_is_killed_three_times_ends_with_the_same_table(tmp_pa
 
 
 @pytest.mark.slow
-def test_sigterm_says_how_to_go_on_and_nothing_else(tmp_path):
-    process = start(tmp_path, stderr=subprocess.PIPE)
-    while not list(tmp_path.rglob("last.ckpt")):
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("found", ["last.ckpt", "output.txt"])
+def test_sigterm_says_how_to_go_on_and_nothing_else(workers, found, tmp_path):
+    """In training, and while a run starts; with one worker a run is in the process itself."""
+    process = start(tmp_path, workers, stderr=subprocess.PIPE)
+    while not list(tmp_path.rglob(found)):
         assert process.poll() is None
         time.sleep(0.02)
     process.terminate()
@@ -231,7 +234,7 @@ def test_another_comparison_in_the_same_folder_is_told(tmp_path, capsys):
     told = capsys.readouterr()
     assert "held" not in told.err and "1 of 2 runs are finished already" in told.out
     assert compare("--seeds", "1", "--workers", "1", "--out", str(tmp_path), "--vary", "model.gamma=0.5", *SMALL) == 0
-    assert f"{tmp_path} held a comparison of defaults: its table is replaced" in capsys.readouterr().err
+    assert f"{tmp_path} held a comparison of defaults: its table will be replaced" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -264,6 +267,12 @@ def test_names_and_ranges():
         ("model.returns.gae_lambda=0.3", "--model.returns GAE", "--model.returns GAE --model.returns.gae_lambda 0.3"),
         ("model.baseline=Critic", "--model.baseline.lr 0.1", "--model.baseline Critic --model.baseline.lr 0.1"),
         ("model.gamma=0.5", "--model.gamma 0.9 --name a", "--model.gamma 0.9 --name a --model.gamma 0.5"),
+        (
+            "model.baseline=Critic",
+            "-c d.yaml --model.baseline.lr=-1",
+            "-c d.yaml --model.baseline Critic --model.baseline.lr=-1",
+        ),
+        ("optimizer.lr=0.1", "--optimizer SGD --optimizer.lr 1", "--optimizer SGD --optimizer.lr 1 --optimizer.lr 0.1"),
     ],
 )
 def test_options_of_all_runs_meet_those_that_are_varied_whichever_chooses_the_class(vary, fit, expected):

@@ -276,13 +276,34 @@ def test_auto_goes_on_with_no_run_of_another_name_or_environment():
     places = [RUN, RUN.parent / "a/version_0", RUN.parents[1] / "Acrobot-v1/version_0", RUN.parent / "b/version_0"]
     assert sorted(Path("runs").rglob("version_*")) == sorted(places)
     assert [updates_of(place)[0] for place in places] == [[1, 2]] * 4
+    assert "auto is for fit; test takes" in error("test", "--ckpt_path", "auto")
+
+
+@pytest.mark.parametrize(
+    "words", [["fit", "--env", "env.yaml"], ["--config", "all.yaml", "fit"], ["fit", "--env", "{id: Acrobot-v1}"]]
+)
+def test_auto_knows_the_environment_wherever_it_is_named(words):
+    main(["fit", *FEW, "--trainer.max_steps", "1"])
+    Path("env.yaml").write_text("id: Acrobot-v1\n")
+    Path("all.yaml").write_text("fit: {env: {id: Acrobot-v1}}\n")
+    for steps in ("1", "2"):
+        few = ["--env.max_episode_steps", "20", "--data.num_envs", "2", "--trainer.max_steps", steps]
+        main([*words, *few, "--ckpt_path", "auto"])
+    assert updates_of(RUN)[0] == [1]
+    assert updates_of(RUN.parents[1] / "Acrobot-v1/version_0")[0] == [1, 2]
+
+
+def test_a_run_of_which_nothing_is_written_can_go_on():
+    main(["fit", *FEW, "--trainer.max_steps", "1"])
+    main(["fit", "--ckpt_path", str(RUN), "--trainer.barebones", "true", "--trainer.max_steps", "2"])
 
 
 def test_a_resume_says_which_run_goes_on_and_what_changed(capsys):
     main(["fit", *FEW, "--trainer.max_steps", "1"])
     assert re.match(rf"\d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d   Run folder: {RUN}\n", capsys.readouterr().out)
-    main(["fit", "--ckpt_path", "last", "--trainer.max_steps", "3", "--model.gamma", "0.5"])
-    changed = "trainer.max_steps 1 -> 3, model.gamma 0.99 -> 0.5"
+    options = ["--trainer.max_steps", "3", "--model.gamma", "0.5", "--model.entropy_coef", "pg_lightning.Linear"]
+    main(["fit", "--ckpt_path", "last", *options, "--model.entropy_coef.initial", "0.1"])
+    changed = "trainer.max_steps 1 -> 3, model.gamma 0.99 -> 0.5, model.entropy_coef 0.0 -> Linear"
     assert f"Going on with {RUN} after update 1; changed: {changed}\n" in capsys.readouterr().out
     main(["fit", "--ckpt_path", f"{RUN}/checkpoints/best.ckpt", "--trainer.max_steps", "4"])
     assert re.search(rf"Going on with {RUN} after update \d, in {RUN.with_name('version_1')}", capsys.readouterr().out)

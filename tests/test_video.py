@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium as gym
 import imageio.v3 as imageio
 import numpy as np
 import pytest
@@ -101,12 +102,37 @@ def test_watching_plays_in_a_window(tmp_path, monkeypatch):
     assert done.stderr.count("\n") == 1
 
 
-def test_without_a_display_nothing_is_played(tmp_path, monkeypatch):
+class Printed(gym.Env):
+    """One step long; "human" prints, as some games of text do."""
+
+    metadata = {"render_modes": ["human"]}
+    action_space, observation_space = gym.spaces.Discrete(2), gym.spaces.Box(0, 1, (1,), np.float32)
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        print("a step")
+        return np.zeros(1, np.float32), 1.0, True, False, {}
+
+
+gym.register("Printed-v0", Printed)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere a window needs no variable")
+def test_without_a_display_it_says_what_to_do(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
         monkeypatch.delenv(name, raising=False)
-    with pytest.raises(SystemExit, match="there is no display here; test --video 3 records"):
-        main(["watch", "--untrained", "true"])
+    fast = ["--env.id", "Printed-v0", "--episodes", "1"]
+    main(["watch", "--untrained", "true", *fast])
+    printed = capfd.readouterr()
+    assert printed.err == "There is no display: if nothing is to be seen, test --video 3 records episodes\n"
+    assert "a step\n" in printed.out
 
 
 def environment(driver):

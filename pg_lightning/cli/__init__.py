@@ -11,7 +11,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -41,9 +41,10 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: words after ``train.py``; by default those that were typed.
     """
-    # Modules in the working folder are found, as by ``python -m``, but shadow no installed one.
-    if (here := os.getcwd()) not in sys.path and not sys.flags.safe_path:
-        sys.path.append(here)
+    with suppress(FileNotFoundError):  # The folder may be gone.
+        # Modules in the working folder are found, as by ``python -m``, but shadow no installed one.
+        if (here := os.getcwd()) not in sys.path and not sys.flags.safe_path:
+            sys.path.append(here)
     with errors_in_one_line(ROOT):
         words = by_name(sys.argv[1:] if args is None else args)
     if words and words[0] in COMMANDS:

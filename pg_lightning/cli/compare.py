@@ -19,9 +19,10 @@ from tqdm import tqdm
 
 from pg_lightning.callbacks.files import write_whole
 from pg_lightning.cli.configs import by_name
-from pg_lightning.cli.engines import ENGINES, told_how_to_go_on
+from pg_lightning.cli.engines import ENGINES, say_how_to_go_on
 from pg_lightning.cli.help import command_parser, program
 from pg_lightning.cli.jobs import Job, hash_of
+from pg_lightning.cli.parser import NEGATIVE
 from pg_lightning.cli.runs import folder_name
 from pg_lightning.cli.tables import markdown
 from pg_lightning.plotting.comparison import plot_comparison
@@ -77,10 +78,12 @@ def main(arguments: list[str]) -> int:
     named = {(job.name, job.seed): job for job in waiting}
     written_at = time.monotonic()
     if others := ", ".join(sorted(written_names(out) - variants.keys())):
-        print(f"{out} held a comparison of {others}: its table is replaced; --out FOLDER keeps both", file=sys.stderr)
+        print(
+            f"{out} held a comparison of {others}: its table will be replaced; --out FOLDER keeps both", file=sys.stderr
+        )
     # On a terminal alone: in a log file a bar is a mess.
     with (
-        told_how_to_go_on(),
+        say_how_to_go_on(),
         tqdm(total=len(jobs), initial=len(rows), desc="Runs", unit="run", mininterval=0, disable=None) as bar,
     ):
         if rows and bar.disable:
@@ -157,11 +160,13 @@ def variants_of(configs: Sequence[str], vary: Sequence[str], fit: Sequence[str] 
     >>> variants_of(["configs/a.yaml"], ["optimizer.init_args.lr=0.1,0.2"])["lr=0.2"]
     ['--config', 'configs/a.yaml', '--optimizer.init_args.lr', '0.2']
     """
-    varied = tuple(f"--{one.partition('=')[0].removeprefix('--')}." for one in vary)
+    varied = [f"--{one.partition('=')[0].removeprefix('--')}" for one in vary]
     before, after = list[str](), list[str]()
+    part = before
     for word in fit:
-        if word.startswith("--"):
-            part = after if word.startswith(varied) else before
+        if word.startswith("-") and not NEGATIVE.match(word):
+            inside = word.startswith(tuple(f"{option}." for option in varied))
+            part = after if inside and word.partition("=")[0] not in varied else before
         part.append(word)
     files = [(Path(config).stem, ["--config", config]) for config in configs] or [("", [])]
     choices = [[(name, [*words, *before]) for name, words in files]]
@@ -213,8 +218,8 @@ def word_of(value: Any) -> str:
 
 def written_names(out: Path) -> set[str]:
     """Return the names in the table that a folder holds."""
-    with contextlib.suppress(OSError), (out / "comparison.csv").open(newline="") as file:
-        return {row.get("name", "") for row in csv.DictReader(file)}
+    with contextlib.suppress(OSError, ValueError, csv.Error), (out / "comparison.csv").open(newline="") as file:
+        return {row.get("name") or "" for row in csv.DictReader(file)}
     return set()
 
 

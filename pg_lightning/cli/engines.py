@@ -19,20 +19,28 @@ Engine = Callable[[Sequence[Job], int], Iterator[dict[str, Any]]]
 
 
 @contextmanager
-def told_how_to_go_on() -> Iterator[None]:
-    """Have SIGTERM end the process in order, as Ctrl-C does, and say how to go on after either."""
+def say_how_to_go_on() -> Iterator[None]:
+    """Have SIGTERM end the process in order, as Ctrl-C does; after either, say how to go on.
 
-    def end(number: int, frame: Any) -> NoReturn:
-        sys.exit(128 + number)
+    A KeyboardInterrupt may carry the exit code.
+    """
+    code = 128 + signal.SIGINT
 
-    previous = signal.signal(signal.SIGTERM, end)
+    def interrupt(number: int, frame: Any) -> NoReturn:
+        nonlocal code
+        code = 128 + number
+        raise KeyboardInterrupt
+
+    is_main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, interrupt) if is_main else None
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except KeyboardInterrupt as stopped:
         print("Stopped. What is finished is kept: type the same command again to go on.", file=sys.stderr)
-        raise
+        sys.exit(*(stopped.args or (code,)))
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        if is_main:
+            signal.signal(signal.SIGTERM, previous or signal.SIG_DFL)
 
 
 def on_this_machine(jobs: Sequence[Job], workers: int) -> Iterator[dict[str, Any]]:

@@ -60,7 +60,7 @@ FIT: dict[str, tuple[Row, ...]] = {
         CONFIG,
         ("name", "NAME", "of the experiment: the run's folder is <root>/<environment>/NAME/version_N"),
         SEED,
-        ("ckpt_path", "CHECKPOINT", "resume: a file, a run folder, last, best, or auto (last if there is one)"),
+        ("ckpt_path", "CHECKPOINT", "resume: a file, a run folder, last, best, or auto (that of this command, if any)"),
         ROOT_DIR,
     ),
     "Environment": (

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import signal
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -129,6 +130,8 @@ def run_job(job: Job) -> dict[str, Any]:
                 raise ValueError("the run left no checkpoint")
             row = finished(job, cli, folder, resumed)
     except SystemExit as error:
+        if error.code == 128 + signal.SIGINT:
+            raise KeyboardInterrupt from None
         return {"name": job.name, "seed": job.seed, "error": str(error.code)}
     except Exception as error:
         return {"name": job.name, "seed": job.seed, "error": f"{type(error).__name__}: {error}"}
@@ -152,7 +155,7 @@ def finished(job: Job, cli: CLI, folder: Path, resumed: bool) -> dict[str, Any]:
     """Write the curve of a finished run, evaluate its last checkpoint, and return its row."""
     summary = json.loads((folder / "summary.json").read_text())
     if summary["reason"] == "interrupted":  # By a signal: the run goes on when the comparison does.
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(cli.exit_code)
     columns = learning_curve(folder)
     lines = [",".join(columns), *(",".join(f"{value:.6g}" for value in row) for row in zip(*columns.values()))]  # noqa: B905
     write_whole(job.row_path.with_suffix(".csv"), "\n".join(lines) + "\n")

@@ -19,6 +19,7 @@ from pg_lightning.callbacks.predictions import PredictionWriter
 from pg_lightning.callbacks.recorder import RunRecorder
 from pg_lightning.callbacks.report import EvaluationReport
 from pg_lightning.callbacks.video import record, recordable
+from pg_lightning.cli.changes import going_on
 from pg_lightning.cli.help import program
 from pg_lightning.cli.loggers import place_logger, refuse_place
 from pg_lightning.cli.parser import (
@@ -38,7 +39,6 @@ from pg_lightning.cli.resume import (
     base_config,
     check_fits,
     find_checkpoint,
-    going_on,
     open_checkpoint,
     typed_options,
 )
@@ -140,6 +140,8 @@ class CLI(LightningCLI):
         self.base, named = dict[str, Any](), typed.get("ckpt_path")
         if self.command is None or named in (None, "null"):
             return
+        if named == "auto" and self.command != "fit":
+            raise ValueError(f"--ckpt_path auto is for fit; {self.command} takes a file, a run folder, last or best")
         if (path := find_checkpoint(str(named), self.root, typed.get("env.id"), name)) is not None:
             writes = is_first_process() and typed.get("trainer.fast_dev_run") in (None, "false", False)
             self.resumed = open_checkpoint(path, self.command == "fit" and writes)
@@ -172,6 +174,7 @@ class CLI(LightningCLI):
         saved = config.clone()
         saved.ckpt_path = None
         folder = self.resumed.folder if self.resumed else None
+        self._config_text = self._parser("fit").dump(saved, skip_none=False) if self.subcommand == "fit" else ""
         if self.subcommand != "fit":
             config.trainer.logger = False
             config.trainer.limit_val_batches = config.trainer.limit_val_batches or None
@@ -184,7 +187,6 @@ class CLI(LightningCLI):
                 root, env, name = config.trainer.default_root_dir, folder_name(config.env.id), config.name or ""
                 parent = folder.parent if folder else Path(root, env, name)
                 self.run = RunFolder.new(parent)
-            self._config_text = self._parser("fit").dump(saved, skip_none=False)
             folder = self.run.path if self.run else None
         if folder is not None:
             config.trainer.default_root_dir = str(folder)

@@ -1,24 +1,24 @@
 """Loggers of a run, which write to its folder."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
 
 
-def refuse_place(typed: Iterable[str]) -> None:
+def refuse_place(typed: Mapping[str, Any]) -> None:
     """Refuse a folder that is typed for a logger.
 
     Args:
-        typed: names of options.
+        typed: options by name.
 
     Raises:
         ValueError: there is one.
     """
-    for option in typed:
-        if option.startswith("trainer.logger.") and option.endswith(".save_dir"):
+    for option, value in typed.items():
+        if option.startswith("trainer.logger.") and option.endswith(".save_dir") and value not in (None, "null"):
             raise ValueError(
                 "--trainer.logger.save_dir: a logger writes to its run's folder; --trainer.default_root_dir is the "
                 "folder of all runs"

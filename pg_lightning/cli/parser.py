@@ -83,9 +83,6 @@ UNKNOWN = re.compile(
 )
 """Messages about an option that does not exist, that is set by another one, or that takes no value of its own."""
 
-REFUSED = re.compile(r'Parser key "([\w.]+)":.*?Option \'(\w+)\' is not accepted', re.DOTALL | re.IGNORECASE)
-"""Message about an option that a class does not have."""
-
 TORCH_CLASSES = re.compile(r",\s+known\s+subclasses:\s+torch\.nn\.Module,.*?(?=\)\n  --)", re.DOTALL)
 """Layers of torch, which are no policies, in the help of ``--model.policy``."""
 
@@ -138,10 +135,6 @@ class Parser(LightningArgumentParser):
                 message += "see --help"
             else:
                 message += f"did you mean --{close}{adapted(close, value)}?{remark(close, option)}"
-        elif refused := REFUSED.search(message):
-            place, name = refused.groups()
-            if (close := self.suggestion(f"{place}.{name}") or "").startswith(f"{place}."):
-                message = f"--{place} has no option {name}; did you mean --{close}?"
         raise ValueError(message) from None
 
     def known_options(self) -> list[str]:

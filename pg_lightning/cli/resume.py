@@ -55,10 +55,11 @@ def typed_options(arguments: list[str]) -> dict[str, Any]:
                 options |= flatten(yaml.safe_load(value if value.startswith("{") else Path(value).read_text()))
             continue
         options[name] = value
-        if value.startswith("{"):
-            with suppress(yaml.YAMLError):
-                options |= {f"{name}.{key}": item for key, item in flatten(yaml.safe_load(value)).items()}
-    return options
+        if value.startswith("{") or Path(value).suffix in (".yaml", ".yml"):
+            with suppress(OSError, yaml.YAMLError):
+                text = value if value.startswith("{") else Path(value).read_text()
+                options |= {f"{name}.{key}": item for key, item in flatten(yaml.safe_load(text)).items()}
+    return {name.removeprefix("fit."): value for name, value in options.items()}
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
@@ -88,10 +89,10 @@ def find_checkpoint(named: str, root: Path, env_name: str | None, name: str | No
     if not named:
         raise ValueError("--ckpt_path is empty: give a file, a run folder, last, best or auto")
     if named == "auto":
-        folder = newest_run(root / folder_name(env_name or Environment().name), f"{name or '.'}/version_*")
+        folder = newest_run(root / folder_name(str(env_name or Environment().name)), f"{name or '.'}/version_*")
         return folder and folder / "checkpoints" / "last.ckpt"
     if named in ("last", "best"):
-        runs = root / folder_name(env_name) if env_name else root
+        runs = root / folder_name(str(env_name)) if env_name else root
         folder = newest_run(runs, f"**/{name}/version_*" if name else "**/version_*")
         if folder is None:
             what = "run" if name is None else f"run of the experiment {name}"
@@ -250,23 +251,6 @@ def check_fits(agent: pl.LightningModule, resumed: Resumed, trains: bool) -> Non
 def shapes(state: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors of a state, without what modules keep beside them."""
     return {name: tuple(value.shape) for name, value in state.items() if not name.endswith("_extra_state")}
-
-
-def going_on(resumed: Resumed, folder: Path, base: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Say which run goes on, from where and in which folder, and which options are not what they were.
-
-    Args:
-        resumed: the checkpoint.
-        folder: of the run that writes.
-        base: configuration that it had.
-        config: configuration of now.
-    """
-    before, now = flatten(base), flatten(config)
-    changed = [f"{name} {old} -> {now[name]}" for name, old in before.items() if now.get(name, old) != old]
-    text = f"Going on with {resumed.folder or resumed.path} after update {resumed.checkpoint['global_step']:,}"
-    if folder != resumed.folder:
-        text += f", in {folder}"
-    return text + (f"; changed: {', '.join(changed)}" if changed else "")
 
 
 def already_ended(resumed: Resumed, agent: Any, stop: Any, trainer: pl.Trainer) -> str | None:

@@ -13,7 +13,7 @@ import yaml
 
 from pg_lightning.callbacks.files import write_whole
 from pg_lightning.cli.compare import name_of, refuse_seed, seeds_of, word_of
-from pg_lightning.cli.engines import on_this_machine, told_how_to_go_on
+from pg_lightning.cli.engines import on_this_machine, say_how_to_go_on
 from pg_lightning.cli.errors import condense
 from pg_lightning.cli.help import command_parser, program
 from pg_lightning.cli.jobs import Job, hash_of, parsed_config
@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> int:
     done = len(study.get_trials(deepcopy=False, states=ended))
     if done < options.trials:
         callbacks = [limit, lambda study, trial: print(line_of(study, trial), flush=True)]
-        with told_how_to_go_on():
+        with say_how_to_go_on():
             study.optimize(value_or_line, callbacks=callbacks, catch=(RunFailed,))
     complete = study.get_trials(states=(optuna.trial.TrialState.COMPLETE,))
     if not complete:

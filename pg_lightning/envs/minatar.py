@@ -25,5 +25,5 @@ def register() -> None:
         from minatar.gym import register_envs
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("MinAtar's games need: pip install 'pg_lightning[minatar]'") from error
-    if not any(name.startswith(NAMESPACE) for name in gym.registry):
+    if f"{NAMESPACE}Breakout-v1" not in gym.registry:
         register_envs()
