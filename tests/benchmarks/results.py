@@ -73,8 +73,6 @@ MISSED = """\
 - `walker2d`: the sampled return is below Tianshou's NPG and CleanRL's PPO, the greedy one above: the noise that is left
   at the end costs a third.
 - `ant`: more noise than its actions bear: they cost 4 a step at a standard deviation of 1, and staying alive pays 1.
-- `taxi`: its rows are of the configuration before its entropy bonus, with which it is solved on two seeds of two
-  ([trials](trials.md)); not run on fresh seeds yet. `reacher`: its rows are of older class defaults.
 - `frozen_lake`: solved greedily, and kept from certainty by its entropy bonus, without which it collapses.
 """
 """What is not reached, and why."""
