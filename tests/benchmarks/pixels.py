@@ -5,9 +5,9 @@
 
 Speed: eight environments, one after the other in one process, one thread. Both learn from every decision once (one
 epoch, minibatches of 512) with the networks of ``configs/pong.yaml``; its critic is a network of its own, here with one
-pass instead of two. PPO's is measured both as one of its own and with convolutions that it shares with the policy. The
-environments' time is taken off for both: what is left is acting and learning. Memory: one update of ten whole games of
-both configurations.
+pass instead of two. The natural gradient of that configuration is measured, and the plain one, which is what PPO takes;
+PPO's critic as a network of its own, and with convolutions that it shares with the policy. The environments' time is
+taken off for all: what is left is acting and learning. Memory: one update of ten whole games of both configurations.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import Any
 
@@ -34,13 +34,15 @@ KARPATHY = ["--config", str(ROOT / "configs" / "pong_karpathy.yaml")]
 ENVS, MINIBATCH = 8, 512
 
 
-def ours(seconds: float) -> dict[str, Any]:
+def ours(seconds: float, direction: Sequence[str] = ()) -> dict[str, Any]:
     """Train this package; progress lines, logger and checkpoints as for a user."""
     clocks = Clocks()
     install(clocks, Recording())
     options = ["--model.baseline.epochs", "1", "--model.baseline.minibatch_size", str(MINIBATCH)]
     with redirect_stdout(sys.stderr):
-        summary = fit([*PONG, *options, "--data.num_envs", str(ENVS), "--data.backend", "sync", *max_time(seconds)])
+        summary = fit(
+            [*PONG, *options, *direction, "--data.num_envs", str(ENVS), "--data.backend", "sync", *max_time(seconds)]
+        )
     return {"env_steps": summary["env_steps"], "seconds": summary["seconds"], "env_seconds": clocks.seconds[ENV]}
 
 
@@ -97,6 +99,7 @@ def ten_games(options: list[str]) -> dict[str, Any]:
 
 CASES: dict[str, Callable[..., dict[str, Any]]] = {
     "ours": ours,
+    "ours-gradient": lambda seconds: ours(seconds, ["--model.direction", "Gradient"]),
     "sb3": lambda seconds: stable_baselines3(seconds, shared=False),
     "sb3-shared": lambda seconds: stable_baselines3(seconds, shared=True),
     "pong": lambda _: ten_games(PONG),
@@ -106,7 +109,12 @@ CASES: dict[str, Callable[..., dict[str, Any]]] = {
 
 def speed(seconds: float, rounds: int) -> None:
     """Print the time per decision, median over the rounds."""
-    labels = {"ours": "pg_lightning", "sb3": "Stable-Baselines3 PPO", "sb3-shared": "the same, shared convolutions"}
+    labels = {
+        "ours": "pg_lightning",
+        "ours-gradient": "the same, the plain gradient",
+        "sb3": "Stable-Baselines3 PPO",
+        "sb3-shared": "the same, shared convolutions",
+    }
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in labels}
     for number in range(rounds):
         for name, found in runs.items():
