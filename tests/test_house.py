@@ -96,7 +96,14 @@ def test_imports_run_one_way(file):
         if top in ("pytorch_lightning", "lightning", "lightning_fabric"):
             assert below(name, LIGHTNING), f"{name} imports Lightning"
         if below(name, {"envs"}):
-            allowed = below(inside, {"envs", "tree"}) or top in {"gymnasium", "numpy", "envpool", "ale_py", *STANDARD}
+            allowed = below(inside, {"envs", "tree"}) or top in {
+                "gymnasium",
+                "numpy",
+                "envpool",
+                "ale_py",
+                "minatar",
+                *STANDARD,
+            }
             assert allowed, f"{name} imports {imported}: environments need Gymnasium and NumPy only"
         if below(name, {"sampling"}):
             assert not below(inside, {"agent", "reinforce"}), f"{name} knows {inside}"

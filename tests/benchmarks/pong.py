@@ -61,8 +61,8 @@ def running_mean(returns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return windows.mean(1), 1.96 * windows.std(1, ddof=1) / WINDOW**0.5
 
 
-def row_of(name: str, games: dict[str, np.ndarray]) -> list[str]:
-    """Turn a run into its row of the table."""
+def column_of(name: str, games: dict[str, np.ndarray]) -> list[str]:
+    """Turn a run into its column of the table."""
     mean, half = running_mean(games["return"])
     decisions = games["decisions"][WINDOW - 1 :]
     config, _, seed = name.rpartition("_")
@@ -134,12 +134,12 @@ def write() -> None:
             gather(folder.parents[1].name, folder)
     runs = {path.stem: read_columns(path) for path in sorted(DOCS.glob("*.csv"))}
     runs = {name: games for name, games in runs.items() if len(games["return"]) >= WINDOW}
-    header = ["configuration", "seed", "decisions", "frames", "hours", "games", "last games"]
-    header += [f"first above {mark}" for mark in MARKS]
-    rows = table(header, [row_of(name, games) for name, games in runs.items()])
+    titles = ["", "seed", "decisions", "frames", "hours", "games", f"mean of the last {WINDOW} games"]
+    titles += [f"decisions until it was above {mark}" for mark in MARKS]
+    header, *rows = zip(titles, *(column_of(name, games) for name, games in runs.items()), strict=True)
     commands = [" --seed ".join(name.rsplit("_", 1)) for name in runs]
     text = TEXT.format(
-        table=rows,
+        table=table(header, rows),
         where=machine(),
         window=WINDOW,
         frames=FRAMES,
