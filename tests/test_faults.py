@@ -159,6 +159,7 @@ def interrupted(number, folder, *options):
         start_new_session=True,
     ) as process:
         assert process.stdout is not None and process.stderr is not None
+        assert "Run folder: " in process.stdout.readline()
         assert process.stdout.readline().startswith("Episode")
         workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         (os.kill if number == signal.SIGKILL else os.killpg)(process.pid, number)
