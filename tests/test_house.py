@@ -37,6 +37,9 @@ LEVELS = [
 ]
 """Rooms from the bottom up: each imports from its own level and from those before it alone."""
 
+OF_ENVIRONMENTS = {"gymnasium", "numpy", "envpool", "ale_py", "minatar"}
+"""Packages that environments may import."""
+
 LIGHTNING = {"sampling.dataset", "gathering", "agent", "reinforce", "callbacks", "cli", "plotting", "__main__"}
 """Rooms that may import Lightning."""
 
@@ -96,14 +99,7 @@ def test_imports_run_one_way(file):
         if top in ("pytorch_lightning", "lightning", "lightning_fabric"):
             assert below(name, LIGHTNING), f"{name} imports Lightning"
         if below(name, {"envs"}):
-            allowed = below(inside, {"envs", "tree"}) or top in {
-                "gymnasium",
-                "numpy",
-                "envpool",
-                "ale_py",
-                "minatar",
-                *STANDARD,
-            }
+            allowed = below(inside, {"envs", "tree"}) or top in {*OF_ENVIRONMENTS, *STANDARD}
             assert allowed, f"{name} imports {imported}: environments need Gymnasium and NumPy only"
         if below(name, {"sampling"}):
             assert not below(inside, {"agent", "reinforce"}), f"{name} knows {inside}"

@@ -160,22 +160,21 @@ def variants_of(configs: Sequence[str], vary: Sequence[str], fit: Sequence[str] 
     >>> variants_of(["configs/a.yaml"], ["optimizer.init_args.lr=0.1,0.2"])["lr=0.2"]
     ['--config', 'configs/a.yaml', '--optimizer.init_args.lr', '0.2']
     """
-    varied = [f"--{one.partition('=')[0].removeprefix('--')}" for one in vary]
+    varied = [one.removeprefix("--").partition("=") for one in vary]
+    names = [f"--{option}" for option, _, _ in varied]
     before, after = list[str](), list[str]()
     part = before
     for word in fit:
         if word.startswith("-") and not NEGATIVE.match(word):
-            inside = word.startswith(tuple(f"{option}." for option in varied))
-            part = after if inside and word.partition("=")[0] not in varied else before
+            inside = word.startswith(tuple(f"{name}." for name in names))
+            part = after if inside and word.partition("=")[0] not in names else before
         part.append(word)
     files = [(Path(config).stem, ["--config", config]) for config in configs] or [("", [])]
     choices = [[(name, [*words, *before]) for name, words in files]]
-    for one in vary:
-        option, equals, text = one.partition("=")
+    for typed, (option, equals, text) in zip(vary, varied, strict=True):
         values = values_of(text) if equals else []
         if not values:
-            raise ValueError(f"--vary needs an option and its values, such as model.gamma=0.9,0.99; not {one!r}")
-        option = option.removeprefix("--")
+            raise ValueError(f"--vary needs an option and its values, such as model.gamma=0.9,0.99; not {typed!r}")
         short = option.rpartition(".")[2]
         choices.append([(f"{short}={name_of(value)}", [f"--{option}", word_of(value)]) for value in values])
     variants = dict[str, list[str]]()

@@ -52,14 +52,18 @@ def typed_options(arguments: list[str]) -> dict[str, Any]:
         value = value if equals or following.startswith("--") else following
         if name in ("c", "config"):
             with suppress(OSError, yaml.YAMLError):  # The parser says what is wrong with it.
-                options |= flatten(yaml.safe_load(value if value.startswith("{") else Path(value).read_text()))
+                options |= flatten(_loaded(value))
             continue
         options[name] = value
         if value.startswith("{") or Path(value).suffix in (".yaml", ".yml"):
             with suppress(OSError, yaml.YAMLError):
-                text = value if value.startswith("{") else Path(value).read_text()
-                options |= {f"{name}.{key}": item for key, item in flatten(yaml.safe_load(text)).items()}
+                options |= {f"{name}.{key}": item for key, item in flatten(_loaded(value)).items()}
     return {name.removeprefix("fit."): value for name, value in options.items()}
+
+
+def _loaded(value: str) -> Any:
+    """Read YAML: the value itself, or the file that it names."""
+    return yaml.safe_load(value if value.startswith("{") else Path(value).read_text())
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -140,9 +140,10 @@ class Environment:
             module, _, name = self.id.rpartition(":")
             if module:
                 importlib.import_module(module)
-            for package in (atari, minatar):
-                if not module and name.startswith(package.NAMESPACE):
-                    package.register()
+            else:
+                for package in (atari, minatar):
+                    if name.startswith(package.NAMESPACE):
+                        package.register()
             return gym.spec(name)
 
     def make(self, **extra_kwargs: Any) -> gym.Env:
