@@ -107,8 +107,8 @@ class Agent(pl.LightningModule):
     # Checks
 
     def setup(self, stage: str) -> None:
-        """Refuse a precision in which the policy cannot learn what it did, and what a checkpoint cannot hold."""
-        checks.check_precision(self.trainer)
+        """Refuse numbers in which the policy cannot learn what it did, and what a checkpoint cannot hold."""
+        checks.check_numbers(self.trainer)
         checks.check_hyper_parameters(self.hparams)
 
     def on_train_start(self) -> None:

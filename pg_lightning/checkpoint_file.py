@@ -72,8 +72,14 @@ def arguments_of(frame: FrameType, known: Collection[str]) -> dict[str, Any]:
 def load_agent(kind: type, path: str | Path, map_location: Any, strict: bool, arguments: dict[str, Any]) -> Any:
     """Build an agent of a class from a checkpoint and constructor arguments that win over those of the checkpoint."""
     checkpoint = read_checkpoint(path)
-    hyper_parameters = checkpoint["hyper_parameters"] | arguments
-    check_arguments(kind, hyper_parameters, path)
+    taken, fixed = parameters_of(kind)
+    stored = {name: value for name, value in checkpoint["hyper_parameters"].items() if name not in fixed}
+    hyper_parameters = stored | arguments
+    if unknown := [repr(name) for name in hyper_parameters if name not in taken]:
+        raise ValueError(
+            f"checkpoint {path} has hyper-parameters that {kind.__name__} does not take: "
+            f"{', '.join(unknown)}; it takes policy=..., env=... and the like"
+        )
     if "env" not in arguments:
         check_environment(hyper_parameters.get("env"))
     agent = kind(**hyper_parameters)
@@ -82,17 +88,13 @@ def load_agent(kind: type, path: str | Path, map_location: Any, strict: bool, ar
     return agent if map_location is None else agent.to(map_location)
 
 
-def check_arguments(kind: type, arguments: dict[str, Any], path: str | Path) -> None:
-    """Refuse, with a ValueError, hyper-parameters of a checkpoint that a class does not take."""
-    taken = set[str]()
+def parameters_of(kind: type) -> tuple[set[str], set[str]]:
+    """Name what the constructor of a class takes, and what it settles itself: those of its bases that it cannot."""
+    taken, known, is_open = set[str](), set[str](), True
     for one in kind.__mro__:
         if "__init__" in vars(one):
             parameters = inspect.signature(one.__init__).parameters  # type: ignore[misc]
-            taken |= set(parameters)
-            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-                break
-    if unknown := [repr(name) for name in arguments if name not in taken]:
-        raise ValueError(
-            f"checkpoint {path} has hyper-parameters that {kind.__name__} does not take: "
-            f"{', '.join(unknown)}; it takes policy=..., env=... and the like"
-        )
+            known |= set(parameters)
+            taken |= set(parameters) if is_open else set()
+            is_open &= any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return taken, known - taken

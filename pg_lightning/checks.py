@@ -18,8 +18,10 @@ LAG_LIMIT, LAG_LIMIT_AUTOCAST = 1e-3, 0.1
 PRECISIONS = ("32-true", "64-true", "bf16-mixed")
 
 
-def check_precision(trainer: Any) -> None:
-    """Refuse, with a ValueError, a precision in which a policy would not score its actions as it took them."""
+def check_numbers(trainer: Any) -> None:
+    """Refuse, with a ValueError, a device or a precision without the numbers that are needed."""
+    if trainer.strategy.root_device.type == "mps":
+        raise ValueError("Apple's GPUs have no float64, in which returns are computed: use accelerator 'cpu'")
     if trainer.precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {trainer.precision}")
 

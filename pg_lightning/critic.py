@@ -110,9 +110,11 @@ class Critic(Baseline, Fitted, nn.Module):
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation of all returns so far ``[]``, 1 before the first fit."""
-        count, total, squares = self.moments
-        return (squares / count - (total / count) ** 2).clamp_min(1e-12).sqrt() if count else torch.ones_like(count)
+        """Standard deviation of all returns so far ``[]``; their size where all are equal, 1 where there is none."""
+        total, squares = self.moments[1:] / self.moments[0].clamp_min(1)
+        variance = squares - total**2
+        scale = torch.where(variance > 1e-12 * squares, variance, squares)  # Less is the error of the subtraction.
+        return torch.where(scale > 0, scale, 1.0).sqrt()
 
     def fit(self, batch: Batch) -> dict[str, float]:
         """Regress on the returns of a batch."""
@@ -152,6 +154,8 @@ class Critic(Baseline, Fitted, nn.Module):
         optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)
         if self._optimizer_state:
             optimizer.load_state_dict(self._optimizer_state)
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr  # That of now, rather than that of the checkpoint.
         return optimizer
 
     def get_extra_state(self) -> dict[str, Any]:

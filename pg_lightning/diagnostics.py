@@ -9,6 +9,8 @@ from torch.distributions import Distribution
 
 from pg_lightning.episodes import Batch, Chunk
 from pg_lightning.gradients import Loss, summed_over_chunks
+from pg_lightning.policies.head_distributions import JointDistribution
+from pg_lightning.tree import Tree, tree_leaves, tree_map
 
 STEP_TIMESTEPS = 1024
 """Timesteps at most on which a step is measured."""
@@ -28,12 +30,26 @@ def relative_lag(log_probs: Tensor, recorded: Tensor) -> float:
     return ((log_probs - recorded).abs() / (1 + recorded.abs())).max().item()
 
 
-def entropy(distribution: Distribution, log_probs: Tensor) -> Tensor:
-    """Return the entropy of every timestep ``[C]``, from its one action where the distribution has no exact one."""
+def entropy(distribution: Distribution, actions: Tree) -> Tensor:
+    r"""Return the entropy of every timestep ``[C]``, from its one action where the distribution has no exact one.
+
+    The estimate is :math:`-\log\pi(A)`, whose own gradient is 0 in the mean; that of the entropy is the mean of
+    :math:`-\log\pi(A) \nabla\log\pi(A)`, which is the gradient here.
+
+    Args:
+        distribution: of the policy.
+        actions: that it sampled, a tree of ``[C, ...]``.
+
+    >>> entropy(torch.distributions.Normal(torch.zeros(1), 1.0), torch.zeros(1))
+    tensor([1.4189])
+    """
+    if isinstance(distribution, JointDistribution):
+        return sum(tree_leaves(tree_map(entropy, distribution.parts, actions)))
     try:
         return distribution.entropy()
     except NotImplementedError:
-        return -log_probs
+        log_probs = distribution.log_prob(actions)
+        return -log_probs.detach() * (1 + log_probs - log_probs.detach())
 
 
 def sampled_kl(log_ratio: Tensor) -> Tensor:

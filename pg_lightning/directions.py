@@ -14,6 +14,7 @@ from pg_lightning.diagnostics import sampled_kl
 from pg_lightning.episodes import Batch, Chunk
 from pg_lightning.fisher import CHUNK, FisherProduct, conjugate_gradient, frozen
 from pg_lightning.hparams import Recorded
+from pg_lightning.policies.heads import Head
 from pg_lightning.schedules import Schedule, value_of
 
 Sum = Callable[[Tensor], Tensor]
@@ -208,8 +209,8 @@ def _divergence(before: Distribution, now: Distribution, log_ratio: Tensor) -> T
 
 def step_shares(policy: nn.Module) -> dict[str, float]:
     """Map names of the policy's parameters to their share of each step, as its head sets them; 1 for all others."""
-    head = getattr(policy, "head", None)
-    return {f"head.{name}": share for name, share in head.step_shares().items()} if head is not None else {}
+    head = getattr(policy, "head", None)  # A policy of one's own may have any module of this name.
+    return {f"head.{name}": share for name, share in head.step_shares().items()} if isinstance(head, Head) else {}
 
 
 def _shares(policy: nn.Module, named: list[tuple[str, nn.Parameter]]) -> Tensor:

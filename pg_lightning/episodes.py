@@ -91,6 +91,11 @@ class Episodes:
         """Undiscounted sum of each episode's rewards ``[E]``, float64."""
         return episode_sums(self.rewards.double(), self.lengths)
 
+    @property
+    def cut(self) -> Tensor:
+        """Whether each episode would have gone on: it was truncated, and did not terminate ``[E]``."""
+        return self.truncated & ~self.terminated
+
     def outcome(self) -> "Outcome":
         """Summarise each episode by its return, length and end."""
         return Outcome(self.returns, self.lengths, self.truncated, torch.tensor(self.env_steps))

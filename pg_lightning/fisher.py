@@ -1,6 +1,6 @@
 """Fisher-vector products of a policy, without the Fisher matrix, and linear systems in them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -76,21 +76,21 @@ class _HeadProduct:
                 self.outputs = policy.outputs(chunk.observations)  # [T, O]
             # J^T u is linear in u, so that its derivative by u in the direction v is J v.
             self.u = torch.zeros_like(self.outputs, requires_grad=True)
-            self.pulled = grad(self.outputs, self.network, self.u, create_graph=True)
+            self.pulled = _slopes(self.outputs, self.network, self.u)
             outputs = self.outputs.detach().requires_grad_()
             masked = policy.head.masked(outputs, *chunk.action_masks) if chunk.action_masks else outputs
             before = frozen(policy.head).distribution(masked.detach())
             divergence = kl_divergence(before, policy.head.distribution(masked)).sum()
             self.inputs = [outputs, *(p for p, in_head in zip(parameters, self.of_head, strict=True) if in_head)]
-            self.slopes = grad(divergence, self.inputs, create_graph=True)
+            self.slopes = _slopes(divergence, self.inputs)
 
     def __call__(self, vector: list[Tensor]) -> list[Tensor]:
         """Return J^T M J v."""
         body = [v for v, in_head in zip(vector, self.of_head, strict=True) if not in_head]
         head = [v for v, in_head in zip(vector, self.of_head, strict=True) if in_head]
-        (moved,) = grad(self.pulled, self.u, body, retain_graph=True)  # J v, [T, O]
-        curved = grad(self.slopes, self.inputs, [moved, *head], retain_graph=True, materialize_grads=True)
-        pulled = grad(self.outputs, self.network, curved[0], retain_graph=True)
+        (moved,) = _along(self.pulled, [self.u], body)  # J v, [T, O]
+        curved = _along(self.slopes, self.inputs, [moved, *head])
+        pulled = _along([self.outputs], self.network, curved[:1])
         parts = iter(pulled), iter(curved[1:])
         return [next(parts[in_head]) for in_head in self.of_head]
 
@@ -105,26 +105,39 @@ class _ModuleProduct:
             before = chunk.distribution(frozen(policy))
             try:
                 divergence = kl_divergence(before, now).sum()
-                self.slopes = grad(divergence, parameters, create_graph=True, allow_unused=True)
+                self.slopes = _slopes(divergence, parameters)
                 self.scores = None
             except NotImplementedError:
                 log_probs = now.log_prob(chunk.actions)  # [T]
                 self.weights = torch.zeros_like(log_probs, requires_grad=True)
                 self.log_probs = log_probs
-                self.scores = grad(log_probs, parameters, self.weights, create_graph=True, allow_unused=True)
+                self.scores = _slopes(log_probs, parameters, self.weights)
 
     def __call__(self, vector: list[Tensor]) -> list[Tensor]:
         """Return the Hessian of the KL divergence, or the outer products of the scores, times v."""
         if self.scores is None:
-            used = [(slope, v) for slope, v in zip(self.slopes, vector, strict=True) if slope is not None]
-            slopes, directions = zip(*used, strict=True)
-            found = grad(slopes, self.parameters, directions, retain_graph=True, allow_unused=True)
-        else:
-            used = [(score, v) for score, v in zip(self.scores, vector, strict=True) if score is not None]
-            scores, directions = zip(*used, strict=True)
-            (dots,) = grad(scores, [self.weights], directions, retain_graph=True)  # [T]: each score times v
-            found = grad(self.log_probs, self.parameters, dots, retain_graph=True, allow_unused=True)
-        return [torch.zeros_like(v) if f is None else f for f, v in zip(found, vector, strict=True)]
+            return _along(self.slopes, self.parameters, vector)
+        (dots,) = _along(self.scores, [self.weights], vector)  # [T]: each score times v
+        return _along([self.log_probs], self.parameters, [dots])
+
+
+Slopes = Sequence[Tensor | None]
+
+
+def _slopes(values: Tensor, inputs: list[Any], weights: Tensor | None = None) -> Slopes:
+    """Differentiate values, weighted and summed up, by each input; None for what they do not depend on."""
+    if not (inputs and values.requires_grad):
+        return [None] * len(inputs)
+    return grad(values, inputs, weights, create_graph=True, allow_unused=True)
+
+
+def _along(slopes: Slopes, inputs: list[Any], direction: Sequence[Tensor]) -> list[Tensor]:
+    """Differentiate the product of slopes and a direction by each input; 0 for what it does not depend on."""
+    used = [(one, v) for one, v in zip(slopes, direction, strict=True) if one is not None and one.requires_grad]
+    if not (inputs and used):
+        return [torch.zeros_like(one) for one in inputs]
+    values, weights = zip(*used, strict=True)
+    return list(grad(values, inputs, weights, retain_graph=True, allow_unused=True, materialize_grads=True))
 
 
 def conjugate_gradient(product: Callable[[Tensor], Tensor], target: Tensor, iterations: int) -> Tensor:

@@ -109,7 +109,7 @@ class Reinforce(Agent):
         loss = policy_gradient_loss(log_probs, chunk.advantages, chunk.num_episodes)  # []
         bonus = value_of(self.entropy_coef, self.progress)
         if bonus:
-            loss = loss - bonus * entropy(distribution, log_probs).sum() / chunk.num_episodes  # []
+            loss = loss - bonus * entropy(distribution, chunk.actions).sum() / chunk.num_episodes  # []
         return loss, log_probs.detach()
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:

@@ -68,14 +68,14 @@ class Returns(Recorded, ABC):
         Raises:
             ValueError: truncated episodes are left out, and none is left.
         """
-        if self.truncation != "drop" or not episodes.truncated.any():
+        if self.truncation != "drop" or not episodes.cut.any():
             return episodes
-        if episodes.truncated.all():
+        if episodes.cut.all():
             raise ValueError(
                 f"update {episodes.update}: all {len(episodes)} episodes were truncated, so truncation 'drop' leaves "
                 "nothing to learn from: use 'terminal' or 'bootstrap'"
             )
-        return episodes.select(~episodes.truncated)
+        return episodes.select(~episodes.cut)
 
     def discounts(self, episodes: Episodes, factor: float) -> Tensor:
         """Return the factor with which each timestep's sum goes on in the next one: 0 where it ends ``[T]``."""
@@ -86,7 +86,8 @@ class Returns(Recorded, ABC):
         """Return what follows the last reward of every episode, discounted once ``[E]``."""
         if self.truncation == "bootstrap" and values is not None:
             goes_on = episodes.rewards[last_rows(episodes)] == 0 if self.restart_at_rewards else True
-            return gamma * values.final * episodes.truncated * goes_on
+            # Where an episode terminated its final observation, and so its value, need not be finite.
+            return torch.where(episodes.cut & goes_on, gamma * values.final, 0.0)
         if self.truncation == "bootstrap" and not self._warned:
             self._warned = True
             warnings.warn("truncation 'bootstrap' needs a critic: truncated episodes count as terminal", stacklevel=3)

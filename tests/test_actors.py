@@ -10,7 +10,9 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Independen
 from pg_lightning import EpisodeSampler, MLPPolicy
 from pg_lightning.envs import Environment
 from pg_lightning.policies import Categorical as UnnormalizedCategorical
+from pg_lightning.policies import GaussianHead, SquashedGaussianHead
 from pg_lightning.policies.dropout import consistent_dropouts, replay_masks, with_consistent_dropout
+from pg_lightning.policies.head_distributions import DiagonalGaussian
 from pg_lightning.policies.twins import Drawing, numpy_twin
 from pg_lightning.sampling.actors import HeadActor, ModuleActor, PolicyError, make_actor
 from tests.envs import GaussianPolicy, OwnPolicy
@@ -346,6 +348,33 @@ def test_a_forward_of_ones_own_is_always_called():
     observations = rng(2).normal(size=(9, NUM_ENVS, 5)).astype(np.float32)
     actions, log_probs, _ = play(actor_of(subclass), observations)
     np.testing.assert_allclose(log_probs, rescore(subclass, observations, actions, []), atol=1e-5)
+
+
+class Cooled(MLPPolicy):
+    def outputs(self, observations):
+        return super().outputs(observations) * 100
+
+
+class Quiet(GaussianHead):
+    """Less noise than its log-std says."""
+
+    def distribution(self, outputs):
+        return DiagonalGaussian(outputs, self.log_std - 3, self.shape)
+
+
+def test_outputs_of_ones_own_act():
+    policy, observations = Cooled(OBSERVATIONS, ACTIONS), rng(2).normal(size=(9, NUM_ENVS, 5)).astype(np.float32)
+    assert not twins_of(policy)
+    actions, log_probs, _ = play(actor_of(policy), observations)
+    np.testing.assert_allclose(log_probs, rescore(policy, observations, actions, []), atol=1e-4)
+
+
+def test_a_head_that_changes_its_distribution_alone_is_sampled_from_that():
+    space, observations = gym.spaces.Box(-1, 1, (2,)), np.zeros((9, NUM_ENVS, 5), np.float32)
+    policy = MLPPolicy(OBSERVATIONS, space, head=Quiet)
+    actions, _, _ = play(make_actor(policy, space), observations)
+    assert actions.std() == pytest.approx(np.exp(-3), rel=0.1)
+    assert isinstance(make_actor(MLPPolicy(OBSERVATIONS, space, head=SquashedGaussianHead), space), HeadActor)
 
 
 def test_dropout_layers_come_in_module_order():

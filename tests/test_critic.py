@@ -51,6 +51,13 @@ def test_targets_are_divided_by_the_standard_deviation_of_all_returns():
     assert critic.std.item() == pytest.approx(both.std(correction=0).item(), rel=1e-9)
 
 
+@pytest.mark.parametrize("number", [-1.0, 3e8, 1e-9, 0.0])
+def test_equal_returns_are_divided_by_their_size(number):
+    critic, batch = made(), sampled()
+    critic.fit(batch_of(batch.episodes, torch.full_like(batch.returns, number)))
+    assert critic.std.item() == pytest.approx(abs(number) or 1.0)
+
+
 def test_its_parameters_do_not_wait_for_a_gradient():
     critic = made()
     critic.fit(sampled())

@@ -7,7 +7,8 @@ import torch
 
 from pg_lightning import EpisodeDataModule, MLPPolicy, NoBaseline, NoNormalization, Reinforce
 from pg_lightning.cli import main
-from pg_lightning.diagnostics import gradient_variance
+from pg_lightning.diagnostics import entropy, gradient_variance
+from pg_lightning.policies.head_distributions import JointDistribution
 from tests.helpers import batch_of, episodes_of, trainer
 from tests.test_gradient import Capture, agent_for, estimates, gradient
 
@@ -112,3 +113,27 @@ def test_it_is_off_by_default_and_an_option(tmp_path, monkeypatch):
     weights = [torch.load(path, weights_only=True)["state_dict"] for path in (first, second)]
     tensors = {name: value for name, value in weights[0].items() if isinstance(value, torch.Tensor)}
     assert tensors and all(torch.equal(value, weights[1][name]) for name, value in tensors.items())
+
+
+class Unknown(torch.distributions.Categorical):
+    """A distribution whose entropy torch does not know."""
+
+    def entropy(self):
+        raise NotImplementedError
+
+
+def test_the_estimated_entropy_and_its_gradient_are_right_in_the_mean():
+    logits = torch.tensor([[0.3, -1.0, 2.0]], dtype=torch.float64, requires_grad=True)
+    exact = torch.distributions.Categorical(logits=logits)
+    estimates = [entropy(Unknown(logits=logits), torch.tensor([action])) for action in range(3)]
+    mean = sum(p * one for p, one in zip(exact.probs[0].detach(), estimates, strict=True))
+    torch.testing.assert_close(mean, exact.entropy())
+    torch.testing.assert_close(*(torch.autograd.grad(one.sum(), logits)[0] for one in (mean, exact.entropy())))
+
+
+def test_of_independent_parts_only_those_without_an_exact_entropy_are_estimated():
+    logits = torch.tensor([[0.3, -1.0, 2.0]])
+    known, unknown = torch.distributions.Categorical(logits=logits), Unknown(logits=logits)
+    joint = JointDistribution({"known": known, "unknown": unknown})
+    found = entropy(joint, {"known": torch.tensor([1]), "unknown": torch.tensor([0])})
+    torch.testing.assert_close(found, known.entropy() - known.log_prob(torch.tensor([0])))

@@ -9,7 +9,15 @@ from scipy.optimize import brentq
 from torch import nn
 from torch.distributions import Distribution, Normal, kl_divergence
 
-from pg_lightning import EpisodeDataModule, Linear, MLPPolicy, NaturalGradient, NormalizeObservations, Reinforce
+from pg_lightning import (
+    EpisodeDataModule,
+    Gradient,
+    Linear,
+    MLPPolicy,
+    NaturalGradient,
+    NormalizeObservations,
+    Reinforce,
+)
 from pg_lightning.cli import main
 from pg_lightning.directions import Surrogate
 from pg_lightning.episodes import Batch, Outcome
@@ -429,3 +437,53 @@ def test_the_line_search_of_a_policy_from_the_command_line(tmp_path, monkeypatch
     main(["fit", *options])
     rows = (tmp_path / "runs/CartPole-v1/version_0/metrics.csv").read_text().splitlines()
     assert len(rows) == 3 and "line_search_success" in rows[0]
+
+
+class Classified(nn.Module):
+    """A policy of one's own with a module that is called head, as many are."""
+
+    def __init__(self, observation_space, action_space):
+        super().__init__()
+        self.head = nn.Linear(*observation_space.shape, int(action_space.n))
+
+    def forward(self, observations):
+        return torch.distributions.Categorical(logits=self.head(observations))
+
+
+class WithSpare(MLPPolicy):
+    """Has a layer that its forward does not use."""
+
+    def __init__(self, observation_space, action_space):
+        super().__init__(observation_space, action_space, hidden_sizes=(6,))
+        self.spare = nn.Linear(3, 4)
+
+
+class Frozen(MLPPolicy):
+    """Learns the deviation of its actions alone."""
+
+    def __init__(self, observation_space, action_space):
+        super().__init__(observation_space, action_space, hidden_sizes=(6,))
+        self.body.requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "policy"),
+    [("CartPole-v1", Classified), ("CartPole-v1", WithSpare), ("Pendulum-v1", WithSpare), ("Pendulum-v1", Frozen)],
+)
+@pytest.mark.parametrize("direction", [Gradient, NaturalGradient])
+def test_what_can_learn_learns_and_nothing_else(env_id, policy, direction):
+    agent = Reinforce(env_id, policy=policy, direction=direction())
+    before = {name: parameter.clone() for name, parameter in agent.policy.named_parameters()}
+    trainer(1).fit(agent, EpisodeDataModule(num_envs=2))
+    moved = {name for name, parameter in agent.policy.named_parameters() if not torch.equal(parameter, before[name])}
+    assert moved == {name for name in before if not name.startswith("spare") and before[name].requires_grad}
+
+
+def test_products_with_a_parameter_that_is_not_used_are_those_without_it():
+    policy, batch = discrete()
+    unused, parameters = nn.Parameter(torch.ones(2, dtype=torch.float64)), list(policy.parameters())
+    vector = torch.randn(sum(p.numel() for p in parameters), dtype=torch.float64)
+    for one in (policy, Wrapped(policy), OddPolicy(policy)):
+        found = FisherProduct(one, [unused, *parameters], batch.chunk(), ALONE)(torch.cat([torch.ones(2), vector]))
+        expected = FisherProduct(one, parameters, batch.chunk(), ALONE)(vector)
+        torch.testing.assert_close(found, torch.cat([torch.zeros(2), expected]))

@@ -533,6 +533,25 @@ def test_a_subclass_with_the_habits_of_lightning_is_saved_and_loaded(tmp_path):
         Reinforce.load_from_checkpoint(path)
 
 
+class Settled(Reinforce):
+    """A subclass that settles its parts itself."""
+
+    def __init__(self, env="CartPole-v1", limit: float = 3.0):
+        super().__init__(env, policy=Own, baseline=LeaveOneOut(), gamma=0.9)
+        self.save_hyperparameters()
+        self.limit = limit
+
+
+def test_a_subclass_that_settles_its_parts_is_saved_and_loaded(tmp_path):
+    agent = Settled(limit=2.0)
+    saved(agent, path := tmp_path / "a.ckpt")
+    loaded = Settled.load_from_checkpoint(path)
+    assert (loaded.limit, loaded.gamma, type(loaded.policy)) == (2.0, 0.9, Own)
+    assert all(map(torch.equal, loaded.policy.parameters(), agent.policy.parameters()))
+    with pytest.raises(ValueError, match="Settled does not take: 'gamma'"):
+        Settled.load_from_checkpoint(path, gamma=0.5)
+
+
 @pytest.mark.parametrize("value", [Path("x"), np.float64(1.0), {"a": [object()]}])
 def test_a_hyper_parameter_that_no_checkpoint_can_hold_is_refused_before_training(value):
     agent = Reinforce("CartPole-v1")

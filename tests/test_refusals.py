@@ -2,7 +2,10 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -14,6 +17,7 @@ from torch.distributions import Categorical, Independent, Normal
 from torch.utils.data import DataLoader, IterableDataset
 
 from pg_lightning import EpisodeDataModule, MLPPolicy, NoNormalization, Reinforce
+from pg_lightning.checks import check_numbers
 from tests.helpers import plain, trainer, weights_of
 
 
@@ -360,6 +364,38 @@ def test_a_number_that_is_not_finite_never_reaches_the_weights(env, policy, made
     line, updates, unchanged = refused(agent, EpisodeDataModule(num_envs=2), max_steps=5)
     assert message in line and f"update {made}" in line
     assert (updates, unchanged, int(agent.num_episodes)) == (made, True, 2 * made)
+
+
+class BreaksDown(gym.Env):
+    """Shows a number that is not finite in its last step."""
+
+    action_space, observation_space = gym.spaces.Discrete(2), gym.spaces.Box(-np.inf, np.inf, (1,))
+
+    def __init__(self, truncate):
+        self.truncate = truncate
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.t += 1
+        over = self.t == 3
+        shown = np.full(1, np.nan if over else self.t, np.float32)
+        return shown, 1.0, over and not self.truncate, over and self.truncate, {}
+
+
+def test_a_last_observation_that_is_not_finite_is_refused_only_where_it_is_used():
+    trainer(2).fit(Reinforce(lambda: BreaksDown(False)), EpisodeDataModule(num_envs=2))
+    line, made, unchanged = refused(Reinforce(lambda: BreaksDown(True)), EpisodeDataModule(num_envs=2))
+    assert "update 0: environment 0 emitted observations that are not finite, at step 2" in line
+    assert (made, unchanged) == (0, True)
+
+
+def test_a_device_without_float64_is_refused():
+    """There is none here, so a stand-in says where it would run."""
+    with pytest.raises(ValueError, match="Apple's GPUs have no float64"):
+        check_numbers(SimpleNamespace(strategy=SimpleNamespace(root_device=torch.device("mps")), precision="32-true"))
 
 
 class Overflows(NoNormalization):

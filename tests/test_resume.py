@@ -158,3 +158,29 @@ def test_a_damaged_last_checkpoint_is_passed_over():
     assert_same(checkpoint(0)["state_dict"], checkpoint(1)["state_dict"])
     assert checkpoint(0, "previous")["global_step"] in (3, 4), "the damaged one was not kept"
     assert (RUN / "version_0/metrics.csv").read_text() == (RUN / "version_1/metrics.csv").read_text()
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize(("first", "then"), [("NaturalGradient", "Gradient"), ("Gradient", "NaturalGradient")])
+def test_another_direction_starts_an_optimizer_of_its_own(env_id, first, then):
+    few = [*QUIET, "--env.id", env_id, "--data.num_envs", "2"]
+    main(["fit", *few, "--model.direction", first, "--trainer.max_steps", "1"])
+    main(["fit", "--ckpt_path", "last", "--model.direction", then, "--trainer.max_steps", "2"])
+    saved = torch.load(f"runs/{env_id}/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 2
+    assert ("betas" in saved["optimizer_states"][0]["param_groups"][0]) == (then == "Gradient")
+
+
+@pytest.mark.filterwarnings("ignore:NaturalGradient sets the length")
+def test_other_groups_of_the_same_optimizer_start_it_anew():
+    few = [*QUIET, "--env.id", "Pendulum-v1", "--data.num_envs", "2", "--optimizer", "Adam"]
+    main(["fit", *few, "--model.direction", "NaturalGradient", "--trainer.max_steps", "1"])
+    main(["fit", "--ckpt_path", "last", "--model.direction", "Gradient", "--trainer.max_steps", "2"])
+    saved = torch.load("runs/Pendulum-v1/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert [state["step"] for state in saved["optimizer_states"][0]["state"].values()] == [1] * 7
+
+
+def test_a_typed_learning_rate_of_the_critic_wins():
+    main(["fit", *QUIET, "--data.num_envs", "2", "--trainer.max_steps", "1"])
+    main(["fit", "--ckpt_path", "last", "--model.baseline.lr", "0.0005", "--trainer.max_steps", "2"])
+    assert checkpoint(0)["state_dict"]["baseline._extra_state"]["param_groups"][0]["lr"] == 0.0005

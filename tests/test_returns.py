@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -70,6 +72,22 @@ def test_a_terminated_episode_is_never_bootstrapped():
     torch.testing.assert_close(
         GAE(0.5, "bootstrap")(terminated, VALUES, GAMMA), GAE(0.5, "terminal")(terminated, VALUES, GAMMA)
     )
+
+
+def both_flags():
+    """The second episode terminates in the very step of its time limit."""
+    return replace(scripted(), terminated=torch.tensor([True, True]))
+
+
+def test_an_episode_that_terminates_at_its_limit_is_over():
+    terminal = GAE(truncation="terminal")(scripted(), VALUES, GAMMA)
+    torch.testing.assert_close(GAE()(both_flags(), VALUES, GAMMA), terminal)
+    assert MonteCarlo("drop").select(both_flags()).lengths.tolist() == [3, 2]
+
+
+def test_the_value_after_the_end_of_an_episode_need_not_be_finite():
+    values = Values(VALUES.values, torch.tensor([torch.nan, 8.0]).double())
+    torch.testing.assert_close(GAE()(scripted(), values, GAMMA), GAE()(scripted(), VALUES, GAMMA))
 
 
 def test_bootstrap_without_a_critic_warns_once():

@@ -14,7 +14,8 @@ from pytorch_lightning.callbacks import Callback, Checkpoint
 from pytorch_lightning.utilities.rank_zero import rank_zero_warn
 
 from pg_lightning.callbacks.recorder import LIMITS, RunRecorder, end_reason
-from pg_lightning.hparams import describe
+from pg_lightning.directions import Direction
+from pg_lightning.hparams import build, describe
 
 
 class RunCheckpoint(Checkpoint):
@@ -173,11 +174,12 @@ class OptimizerOptions(Callback):
         saved, now = checkpoint["hyper_parameters"], agent.hparams
         if saved["lr_scheduler"] != now["lr_scheduler"]:
             checkpoint["lr_schedulers"] = []
-        default = describe(agent.direction.optimizer)
-        before, after = (hparams["optimizer"] or default for hparams in (saved, now))
+        before, after = (hparams["optimizer"] or default_optimizer(hparams["direction"]) for hparams in (saved, now))
         names = before["init_args"].keys() | after["init_args"].keys()
         changed = {name for name in names if before["init_args"].get(name) != after["init_args"].get(name)}
-        anew = before["class_path"] != after["class_path"]
+        groups = trainer.optimizers[0].param_groups
+        sizes = [[len(group["params"]) for group in some] for some in (groups, saved_groups(checkpoint))]
+        anew = before["class_path"] != after["class_path"] or sizes[0] != sizes[1]
         if not anew and changed and (lacking := lacking_states(agent, checkpoint)):
             rank_zero_warn(
                 f"the checkpoint's optimizer has no {', '.join(sorted(lacking))}, which the options of now need: "
@@ -186,7 +188,6 @@ class OptimizerOptions(Callback):
             anew = True
         if anew:
             checkpoint["optimizer_states"] = []
-        groups = trainer.optimizers[0].param_groups
         self._wanted = [{name: group[name] for name in changed & group.keys()} for group in groups]
         self._anew = anew
 
@@ -204,6 +205,16 @@ class OptimizerOptions(Callback):
             elif self._wanted and self._anew:
                 for group, lr in zip(groups, scheduler.get_last_lr(), strict=True):
                     group["lr"] = lr
+
+
+def default_optimizer(direction: Any) -> dict[str, Any]:
+    """Describe the optimizer that a direction, of which this is the spec, names for itself."""
+    return describe(build(direction, Direction, name="direction", instance=True).optimizer)
+
+
+def saved_groups(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the parameter groups of a checkpoint's optimizer."""
+    return [group for state in checkpoint["optimizer_states"] for group in state["param_groups"]]
 
 
 def lacking_states(agent: Any, checkpoint: dict[str, Any]) -> set[str]:

@@ -25,6 +25,7 @@ ROOT = "runs"
 
 TRAINER_DEFAULTS = {
     "default_root_dir": ROOT,
+    "accelerator": "cpu",  # Small networks gain nothing from a GPU.
     "max_steps": 1000,
     "max_epochs": -1,
     "log_every_n_steps": 1,

@@ -18,7 +18,7 @@ from torch.distributions import Categorical, Distribution
 
 from pg_lightning.policies.distributions import Categorical as UnnormalizedCategorical
 from pg_lightning.policies.dropout import consistent_dropouts
-from pg_lightning.policies.heads import gumbel_noise, to_env
+from pg_lightning.policies.heads import Head, gumbel_noise, to_env
 from pg_lightning.policies.policy import Policy
 from pg_lightning.policies.twins import Drawing, numpy_twin, run_layers
 from pg_lightning.tree import Tree, tree_map, tree_rows
@@ -115,16 +115,29 @@ def _rows(blocks: list[np.ndarray], rows: np.ndarray) -> Tensor:
 
 def action_adapter(policy: nn.Module, action_space: gym.Space) -> Any:
     """Return what turns a policy's raw actions into the environment's: its ``to_env``, or that of the space."""
-    if isinstance(policy, Policy) and getattr(policy.to_env, "__func__", None) is Policy.to_env:
+    if isinstance(policy, Policy) and is_method(policy, "to_env", Policy):
         return policy.head.to_env  # Without a detour in every step.
     return getattr(policy, "to_env", partial(to_env, action_space))
 
 
 def make_actor(policy: nn.Module, action_space: gym.Space, greedy: bool = False) -> Actor:
     """Pick the actor of a policy: through its head where its forward is that of :class:`Policy`, else by forward."""
-    through_head = isinstance(policy, Policy) and getattr(policy.forward, "__func__", None) is Policy.forward
+    through_head = isinstance(policy, Policy) and is_method(policy, "forward", Policy) and samples_itself(policy.head)
     hooked = policy._forward_hooks or policy._forward_pre_hooks
     return (HeadActor if through_head and not hooked else ModuleActor)(policy, action_space, greedy)
+
+
+def is_method(thing: Any, name: str, owner: type) -> bool:
+    """Tell whether a method is that of a class, rather than one that replaces it."""
+    return getattr(getattr(thing, name), "__func__", None) is getattr(owner, name)
+
+
+def samples_itself(head: Head) -> bool:
+    """Tell whether a head's ``sample`` and ``mode`` belong to its ``distribution``: no subclass changed that alone."""
+    order = type(head).__mro__
+    names = "distribution", "sample", "mode"
+    distribution, *others = (next(i for i, kind in enumerate(order) if name in vars(kind)) for name in names)
+    return distribution >= max(others)
 
 
 class HeadActor(Actor):
@@ -137,7 +150,7 @@ class HeadActor(Actor):
         super().begin(num_envs, rng)
         encoder, body = (numpy_twin(part, self.drawing) for part in (self.policy.encoder, self.policy.body))
         self.layers: list[Any] = [self._torch_outputs]
-        if encoder is not None and body is not None:
+        if encoder is not None and body is not None and is_method(self.policy, "outputs", Policy):
             self.layers, self.masks = encoder + body, []  # The twins record their own masks.
         else:
             self.drawing.masks = []
@@ -173,8 +186,9 @@ class HeadActor(Actor):
         return next(self.noise)
 
     def _log_probs(self, actions: Tree, rows: np.ndarray) -> Tensor:
+        outputs, actions = tree_map(lambda leaf: leaf.to(self.device), (_rows(self.outputs, rows), actions))
         with torch.no_grad():
-            return self.policy.head.distribution(_rows(self.outputs, rows)).log_prob(actions)
+            return self.policy.head.distribution(outputs).log_prob(actions).cpu()
 
 
 class ModuleActor(Actor):

@@ -92,7 +92,7 @@ class EvaluationDataset(IterableDataset[Episodes]):
         episodes = play_on(self._sampler, self.policy, self.greedy)
         self.num_episodes += len(episodes)
         if self.max_steps is not None:
-            cut = episodes.truncated & ~episodes.terminated & (episodes.lengths == self.max_steps)
+            cut = episodes.cut & (episodes.lengths == self.max_steps)
             self.num_cut += int(cut.sum())
         yield episodes
 

@@ -15,7 +15,7 @@ from pg_lightning.sampling.actors import Actor, PolicyError
 from pg_lightning.sampling.reading import ObservationReader
 from pg_lightning.sampling.steps import Steps
 from pg_lightning.sampling.watchdog import watchdog
-from pg_lightning.tree import tree_leaves
+from pg_lightning.tree import Tree, tree_leaves, tree_map
 
 EVALUATION_UPDATE = 2**24
 """Evaluation episodes are seeded like those of this update, which no training reaches."""
@@ -243,12 +243,13 @@ class EpisodeSampler:
             update=update,
             action_masks=steps.take("action_masks", rows),
         )
-        for name in ("observations", "rewards"):
-            for leaf in tree_leaves(getattr(episodes, name)):
-                if leaf.is_floating_point() and not (finite := np.isfinite(leaf.numpy())).all():
-                    step, env = divmod(int(rows[np.argwhere(~finite)[0, 0]]), num_envs)
-                    where = f"environment {env} emitted {name} that are not finite, at step {step}"
-                    raise ValueError(f"{self._when(update)}: {where}")
+        final = tree_map(lambda leaf: leaf[episodes.cut], episodes.final_observations)  # No other one is used.
+        given = (observations, rows), (final, rows[ends[episodes.cut.numpy()]]), (episodes.rewards, rows)
+        for name, (values, places) in zip(("observations", "observations", "rewards"), given, strict=True):
+            if (place := first_not_finite(values)) is not None:
+                step, env = divmod(int(places[place]), num_envs)
+                where = f"environment {env} emitted {name} that are not finite, at step {step}"
+                raise ValueError(f"{self._when(update)}: {where}")
         if not torch.isfinite(log_probs).all():
             raise PolicyError(
                 f"{self._when(update)}: the policy failed: the log-probability of an action it took is not finite: "
@@ -267,3 +268,9 @@ class EpisodeSampler:
             envs._state = AsyncState.DEFAULT  # Or Gymnasium would wait for the answer once more.
             envs.close(terminate=True)
         envs.close()
+
+
+def first_not_finite(values: Tree) -> int | None:
+    """Return the first row of a tree of ``[T, ...]`` with a number that is not finite, if there is one."""
+    leaves = (leaf.numpy() for leaf in tree_leaves(values) if leaf.is_floating_point())
+    return next((int(np.argwhere(~finite)[0, 0]) for leaf in leaves if not (finite := np.isfinite(leaf)).all()), None)

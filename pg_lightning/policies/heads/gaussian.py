@@ -161,6 +161,7 @@ class SquashedGaussianHead(GaussianHead):
     """
 
     bounded_only = True
+    sample, mode = GaussianHead.sample, GaussianHead.mode  # Raw actions are those of the Gaussian.
 
     def distribution(self, outputs: Tensor) -> SquashedGaussian:
         """Return a squashed Gaussian over raw actions ``[T, *act]``, given means before the tanh ``[T, A]``."""
