@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -22,7 +23,8 @@ from pg_lightning import (
     Reinforce,
 )
 from pg_lightning.cli import main
-from pg_lightning.envs.frames import FrameStackSpace
+from pg_lightning.envs import EnvironmentFault
+from pg_lightning.envs.frames import FrameStack, FrameStackSpace
 from pg_lightning.frames import CHUNK_BYTES, FrameStacks, rows_together, stacked
 from pg_lightning.policies import CNNPolicy
 from pg_lightning.policies.encoders import FlattenEncoder
@@ -169,3 +171,8 @@ def test_it_learns_to_catch_every_ball(seed):
     trainer(1500).fit(agent, EpisodeDataModule(num_envs=64, seed=seed))
     for greedy in (False, True):
         assert play(agent.policy, agent.env, 200, greedy=greedy).outcome().returns.mean() >= 0.95
+
+
+def test_a_stack_of_other_numbers_than_integers_is_refused():
+    with pytest.raises(EnvironmentFault, match="FrameStack needs frames of integers, such as uint8, not float32"):
+        FrameStack(gym.make("Pendulum-v1"), 2)

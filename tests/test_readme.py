@@ -208,7 +208,8 @@ def test_every_option_that_a_page_names_exists(capsys):
     known = set(flat(yaml.safe_load(capsys.readouterr().out)))
     # Options of a class that is chosen, or of another option.
     inside = {"--optimizer.lr", "--trainer.callbacks.every_n_updates", "--model.baseline.help", "--model.policy.head"}
-    inside |= {"--model.returns.gae_lambda", "--model.returns.truncation"}
+    inside |= {"--model.returns.gae_lambda", "--model.returns.truncation", "--model.returns.returns"}
+    inside |= {"--model.policy.units", "--model.lr_schedule.initial", "--lr_scheduler.step_size"}
     named = set()
     for page in PAGES.values():
         named |= {option for option in options_of(BLOCK.sub("", page.text)) if "." in option} - inside

@@ -20,7 +20,7 @@ DESCRIPTIONS = {
     "fit": f"""\
 Train. One update is one optimizer step, from complete episodes of the policy as it is. An epoch is
 {UPDATES_PER_EPOCH:,} updates; --trainer.max_steps counts updates, --stop.max_env_steps env steps.""",
-    "validate": "Play episodes with a trained policy, sampled and greedily, as fit does while it trains.",
+    "validate": "Play episodes with a trained policy, sampled and greedily, and print a table.",
     "test": "Play episodes with a trained policy, sampled and greedily; print a table and write evaluation.json.",
     "predict": "Play episodes with a trained policy, and write them to a file.",
     "watch": "Play episodes with a trained policy in a window.",
