@@ -47,8 +47,8 @@ CLASSIC = [
 CLASSIC += ["bipedal_walker", "frozen_lake", "taxi", "mountain_car"]
 MUJOCO = ["reacher", "swimmer", "inverted_pendulum", "inverted_double_pendulum"]
 MUJOCO += ["hopper", "half_cheetah", "walker2d", "ant"]
-FIRST = dict.fromkeys(["cartpole_defaults", "inverted_double_pendulum", "walker2d", "ant", "frozen_lake"], 1010)
-FIRST |= {"lunar_lander_continuous": 1020, "lunar_lander": 1060, "taxi": 1020, "inverted_pendulum": 1020}
+FIRST = dict.fromkeys(["cartpole_defaults", "inverted_double_pendulum", "walker2d", "ant"], 1010)
+FIRST |= {"lunar_lander_continuous": 1020, "lunar_lander": 1060, "taxi": 1020, "frozen_lake": 1020, "inverted_pendulum": 1020}
 """First seed, where it is not 1000: these configurations were changed after runs of the seeds before."""
 SEEDS = dict.fromkeys(CLASSIC, 10) | dict.fromkeys(MUJOCO, 5) | {"inverted_pendulum": 10}
 
