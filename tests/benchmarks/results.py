@@ -48,7 +48,13 @@ CLASSIC += ["bipedal_walker", "frozen_lake", "taxi", "mountain_car"]
 MUJOCO = ["reacher", "swimmer", "inverted_pendulum", "inverted_double_pendulum"]
 MUJOCO += ["hopper", "half_cheetah", "walker2d", "ant"]
 FIRST = dict.fromkeys(["cartpole_defaults", "inverted_double_pendulum", "walker2d", "ant"], 1010)
-FIRST |= {"lunar_lander_continuous": 1020, "lunar_lander": 1060, "taxi": 1020, "frozen_lake": 1020, "inverted_pendulum": 1020}
+FIRST |= {
+    "lunar_lander_continuous": 1020,
+    "lunar_lander": 1060,
+    "taxi": 1020,
+    "frozen_lake": 1020,
+    "inverted_pendulum": 1020,
+}
 """First seed, where it is not 1000: these configurations were changed after runs of the seeds before."""
 SEEDS = dict.fromkeys(CLASSIC, 10) | dict.fromkeys(MUJOCO, 5) | {"inverted_pendulum": 10}
 
@@ -72,6 +78,7 @@ MISSED = """\
 - `lunar_lander_continuous`: one run of ten lands and does not come to rest.
 - `walker2d`: the sampled return is below Tianshou's NPG and CleanRL's PPO, the greedy one above: the noise that is left
   at the end costs a third.
+- `bipedal_walker`: no run passes 300; it walks, and some greedy policies fall early. Nothing was tuned.
 - `hopper`: two of three further seeds (0 to 2, in [Benchmarks](benchmarks.md)) learnt to stand still, which pays 1,000.
 - `ant`: sampled below the published figures of PPO and NPG, greedy above PPO's: actions cost 4 a step at a standard
   deviation of 1, staying alive pays 1, and the noise that is left at the end costs half.
