@@ -25,8 +25,8 @@ PONG_FIELD = slice(35, 195, 2), slice(None, None, 2)
 PONG_BACKGROUNDS = (87, 107)
 """Grey of Pong's field while the game runs, and before it begins."""
 
-PONG_MOVES = (2, 3, 0)
-"""Pong's actions up, down and stand still; the other three do the same again."""
+PONG_MOVES = (2, 3)
+"""Pong's actions up and down; the other four stand still or do the same again."""
 
 SCREEN = 210, 160
 """Height and width of a frame in pixels."""
@@ -71,11 +71,6 @@ def pong_difference(env: gym.Env) -> gym.Env:
 def pong_up_or_down(env: gym.Env) -> gym.Env:
     """Leave two actions, up (0) and down (1), as the reference does."""
     return gym.wrappers.TransformAction(env, lambda action: PONG_MOVES[action], gym.spaces.Discrete(2))
-
-
-def pong_moves(env: gym.Env) -> gym.Env:
-    """Leave three actions: up (0), down (1) and stand still (2)."""
-    return gym.wrappers.TransformAction(env, lambda action: PONG_MOVES[action], gym.spaces.Discrete(3))
 
 
 def atari_stack(env: gym.Env) -> gym.Env:
