@@ -72,9 +72,9 @@ def arguments_of(frame: FrameType, known: Collection[str]) -> dict[str, Any]:
 def load_agent(kind: type, path: str | Path, map_location: Any, strict: bool, arguments: dict[str, Any]) -> Any:
     """Build an agent of a class from a checkpoint and constructor arguments that win over those of the checkpoint."""
     checkpoint = read_checkpoint(path)
-    taken, fixed = parameters_of(kind)
-    stored = {name: value for name, value in checkpoint["hyper_parameters"].items() if name not in fixed}
-    hyper_parameters = stored | arguments
+    taken, settled = parameters_of(kind)
+    stored = checkpoint["hyper_parameters"]
+    hyper_parameters = {name: value for name, value in stored.items() if name not in settled} | arguments
     if unknown := [repr(name) for name in hyper_parameters if name not in taken]:
         raise ValueError(
             f"checkpoint {path} has hyper-parameters that {kind.__name__} does not take: "
@@ -82,7 +82,13 @@ def load_agent(kind: type, path: str | Path, map_location: Any, strict: bool, ar
         )
     if "env" not in arguments:
         check_environment(hyper_parameters.get("env"))
-    agent = kind(**hyper_parameters)
+    try:
+        agent = kind(**hyper_parameters)
+    except TypeError as error:  # Such as an argument that the class settles, but takes in its **kwargs.
+        raise ValueError(f"checkpoint {path}: {kind.__name__}: {error}") from error
+    other = [name for name in settled & stored.keys() if agent.hparams.get(name) != stored[name]]
+    if other:
+        raise ValueError(f"checkpoint {path} has another {', '.join(sorted(other))} than {kind.__name__} settles")
     agent.on_load_checkpoint(checkpoint)
     agent.load_state_dict(checkpoint["state_dict"], strict=strict)
     return agent if map_location is None else agent.to(map_location)

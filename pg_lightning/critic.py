@@ -110,7 +110,7 @@ class Critic(Baseline, Fitted, nn.Module):
 
     @property
     def std(self) -> Tensor:
-        """Standard deviation of all returns so far ``[]``; their size where all are equal, 1 where there is none."""
+        """Standard deviation of all returns so far ``[]``; their size where all are equal, 1 where that is 0."""
         total, squares = self.moments[1:] / self.moments[0].clamp_min(1)
         variance = squares - total**2
         scale = torch.where(variance > 1e-12 * squares, variance, squares)  # Less is the error of the subtraction.

@@ -77,7 +77,7 @@ def measure_step(policy: nn.Module, sample: Chunk) -> Tensor:
     distribution = sample.distribution(policy)
     log_probs = distribution.log_prob(sample.actions)  # [C]
     log_ratio = (log_probs - sample.log_probs).double()
-    return torch.stack([sampled_kl(log_ratio).mean(), entropy(distribution, log_probs).double().mean()])
+    return torch.stack([sampled_kl(log_ratio).mean(), entropy(distribution, sample.actions).double().mean()])
 
 
 def explained_variance(baseline: Tensor, returns: Tensor) -> float:

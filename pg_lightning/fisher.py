@@ -13,7 +13,7 @@ from pg_lightning.episodes import Chunk
 from pg_lightning.hparams import Recorded
 from pg_lightning.policies.bodies import plain_layers
 from pg_lightning.policies.dropout import replay_masks
-from pg_lightning.policies.policy import Policy
+from pg_lightning.policies.policy import Policy, is_plain
 
 CHUNK = 16_384
 """Timesteps that are differentiated together, which bounds the memory."""
@@ -43,7 +43,7 @@ class FisherProduct:
         self.sizes, self.shapes = [p.numel() for p in parameters], [p.shape for p in parameters]
         self.dtype, self.over_processes = parameters[0].dtype, over_processes
         self.count = over_processes(torch.tensor(float(len(chunk.log_probs)), dtype=torch.float64))
-        kind: Any = _HeadProduct if isinstance(policy, Policy) else _ModuleProduct
+        kind: Any = _HeadProduct if is_plain(policy) else _ModuleProduct
         with torch.enable_grad(), torch.autocast(parameters[0].device.type, enabled=False):
             self.parts = [kind(policy, parameters, part) for part in chunk.split(CHUNK)]
 

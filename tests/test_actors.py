@@ -13,6 +13,7 @@ from pg_lightning.policies import Categorical as UnnormalizedCategorical
 from pg_lightning.policies import GaussianHead, SquashedGaussianHead
 from pg_lightning.policies.dropout import consistent_dropouts, replay_masks, with_consistent_dropout
 from pg_lightning.policies.head_distributions import DiagonalGaussian
+from pg_lightning.policies.heads import HEADS
 from pg_lightning.policies.twins import Drawing, numpy_twin
 from pg_lightning.sampling.actors import HeadActor, ModuleActor, PolicyError, make_actor
 from tests.envs import GaussianPolicy, OwnPolicy
@@ -375,6 +376,14 @@ def test_a_head_that_changes_its_distribution_alone_is_sampled_from_that():
     actions, _, _ = play(make_actor(policy, space), observations)
     assert actions.std() == pytest.approx(np.exp(-3), rel=0.1)
     assert isinstance(make_actor(MLPPolicy(OBSERVATIONS, space, head=SquashedGaussianHead), space), HeadActor)
+
+
+def test_so_is_one_inside_of_another(monkeypatch):
+    monkeypatch.setitem(HEADS, gym.spaces.Box, Quiet)
+    space, observations = gym.spaces.Dict(a=gym.spaces.Box(-1, 1, (2,))), np.zeros((9, NUM_ENVS, 5), np.float32)
+    actor = make_actor(MLPPolicy(OBSERVATIONS, space), space)
+    actor.begin(NUM_ENVS, rng())
+    assert np.std([actor.act(rows)["a"] for rows in observations]) == pytest.approx(np.exp(-3), rel=0.1)
 
 
 def test_dropout_layers_come_in_module_order():

@@ -2,13 +2,17 @@
 
 from functools import partial
 
+import gymnasium as gym
 import pytest
 import torch
 
 from pg_lightning import EpisodeDataModule, MLPPolicy, NoBaseline, NoNormalization, Reinforce
 from pg_lightning.cli import main
 from pg_lightning.diagnostics import entropy, gradient_variance
+from pg_lightning.policies import GaussianHead, SquashedGaussianHead
 from pg_lightning.policies.head_distributions import JointDistribution
+from pg_lightning.policies.heads import HEADS
+from tests.envs import Spaces
 from tests.helpers import batch_of, episodes_of, trainer
 from tests.test_gradient import Capture, agent_for, estimates, gradient
 
@@ -137,3 +141,22 @@ def test_of_independent_parts_only_those_without_an_exact_entropy_are_estimated(
     joint = JointDistribution({"known": known, "unknown": unknown})
     found = entropy(joint, {"known": torch.tensor([1]), "unknown": torch.tensor([0])})
     torch.testing.assert_close(found, known.entropy() - known.log_prob(torch.tensor([0])))
+
+
+class Two(Spaces):
+    """One action of two kinds; the reward is the discrete one."""
+
+    def __init__(self):
+        super().__init__(actions=gym.spaces.Dict(a=gym.spaces.Discrete(3), b=gym.spaces.Box(-1, 1, (2,))))
+
+    def step(self, action):
+        return self.observation_space.sample(), float(action["a"]), True, False, {}
+
+
+@pytest.mark.parametrize(("head", "low"), [(GaussianHead, 3.7), (SquashedGaussianHead, 1.5)])
+def test_the_entropy_of_a_run_is_that_of_its_policy(head, low, monkeypatch):
+    """log 3 of the discrete action, and 2.84 at most of the other one, of two dimensions; squashed it has less."""
+    monkeypatch.setitem(HEADS, gym.spaces.Box, head)
+    agent = Reinforce(Two, entropy_coef=0.01)
+    trainer(1).fit(agent, EpisodeDataModule(num_envs=16))
+    assert low < agent.metrics["entropy"] < 4.1

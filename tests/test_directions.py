@@ -479,6 +479,20 @@ def test_what_can_learn_learns_and_nothing_else(env_id, policy, direction):
     assert moved == {name for name in before if not name.startswith("spare") and before[name].requires_grad}
 
 
+class Hot(MLPPolicy):
+    """A forward of its own, whose logits are other than its outputs."""
+
+    def forward(self, observations):
+        return torch.distributions.Categorical(logits=self.outputs(observations) * 20)
+
+
+def test_a_forward_of_ones_own_moves_by_the_divergence_asked_for():
+    torch.manual_seed(0)
+    agent = Reinforce("CartPole-v1", policy=Hot)
+    trainer(1).fit(agent, EpisodeDataModule(num_envs=8))
+    assert agent.metrics["kl"] == pytest.approx(0.02, rel=0.5)
+
+
 def test_products_with_a_parameter_that_is_not_used_are_those_without_it():
     policy, batch = discrete()
     unused, parameters = nn.Parameter(torch.ones(2, dtype=torch.float64)), list(policy.parameters())

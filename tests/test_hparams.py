@@ -550,6 +550,9 @@ def test_a_subclass_that_settles_its_parts_is_saved_and_loaded(tmp_path):
     assert all(map(torch.equal, loaded.policy.parameters(), agent.policy.parameters()))
     with pytest.raises(ValueError, match="Settled does not take: 'gamma'"):
         Settled.load_from_checkpoint(path, gamma=0.5)
+    saved(plain("CartPole-v1", policy=Own, gamma=0.5), path)
+    with pytest.raises(ValueError, match="has another direction, gamma than Settled settles"):
+        Settled.load_from_checkpoint(path)
 
 
 @pytest.mark.parametrize("value", [Path("x"), np.float64(1.0), {"a": [object()]}])

@@ -385,7 +385,7 @@ class BreaksDown(gym.Env):
         return shown, 1.0, over and not self.truncate, over and self.truncate, {}
 
 
-def test_a_last_observation_that_is_not_finite_is_refused_only_where_it_is_used():
+def test_a_last_observation_that_is_not_finite_does_no_harm_where_the_episode_terminated():
     trainer(2).fit(Reinforce(lambda: BreaksDown(False)), EpisodeDataModule(num_envs=2))
     line, made, unchanged = refused(Reinforce(lambda: BreaksDown(True)), EpisodeDataModule(num_envs=2))
     assert "update 0: environment 0 emitted observations that are not finite, at step 2" in line

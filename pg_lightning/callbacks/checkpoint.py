@@ -174,7 +174,9 @@ class OptimizerOptions(Callback):
         saved, now = checkpoint["hyper_parameters"], agent.hparams
         if saved["lr_scheduler"] != now["lr_scheduler"]:
             checkpoint["lr_schedulers"] = []
-        before, after = (hparams["optimizer"] or default_optimizer(hparams["direction"]) for hparams in (saved, now))
+        default = describe(agent.direction.optimizer)
+        defaults = default if saved["direction"] == now["direction"] else default_optimizer(saved)
+        before, after = saved["optimizer"] or defaults, now["optimizer"] or default
         names = before["init_args"].keys() | after["init_args"].keys()
         changed = {name for name in names if before["init_args"].get(name) != after["init_args"].get(name)}
         groups = trainer.optimizers[0].param_groups
@@ -207,9 +209,13 @@ class OptimizerOptions(Callback):
                     group["lr"] = lr
 
 
-def default_optimizer(direction: Any) -> dict[str, Any]:
-    """Describe the optimizer that a direction, of which this is the spec, names for itself."""
-    return describe(build(direction, Direction, name="direction", instance=True).optimizer)
+def default_optimizer(hparams: dict[str, Any]) -> dict[str, Any]:
+    """Describe the optimizer that a checkpoint's direction names for itself; none, where its class is not at hand."""
+    try:
+        direction = build(hparams["direction"], Direction, name="direction", instance=True)
+    except ValueError:
+        return {"class_path": "", "init_args": {}}
+    return describe(direction.optimizer)
 
 
 def saved_groups(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:

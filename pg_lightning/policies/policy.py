@@ -62,6 +62,17 @@ class Policy(Recorded, nn.Module):
         return self.head.to_env(actions)
 
 
+def is_method(thing: Any, name: str, owner: type) -> bool:
+    """Tell whether a method is that of a class, rather than one that replaces it."""
+    return getattr(getattr(thing, name), "__func__", None) is getattr(owner, name)
+
+
+def is_plain(policy: nn.Module) -> bool:
+    """Tell whether a policy's distribution is its head's of its outputs: no ``forward`` or hook of one's own."""
+    hooked = policy._forward_hooks or policy._forward_pre_hooks
+    return isinstance(policy, Policy) and is_method(policy, "forward", Policy) and not hooked
+
+
 class MLPPolicy(Policy):
     """Fully connected network for any spaces: the article's policy and its relatives.
 

@@ -19,7 +19,7 @@ from torch.distributions import Categorical, Distribution
 from pg_lightning.policies.distributions import Categorical as UnnormalizedCategorical
 from pg_lightning.policies.dropout import consistent_dropouts
 from pg_lightning.policies.heads import Head, gumbel_noise, to_env
-from pg_lightning.policies.policy import Policy
+from pg_lightning.policies.policy import Policy, is_method, is_plain
 from pg_lightning.policies.twins import Drawing, numpy_twin, run_layers
 from pg_lightning.tree import Tree, tree_map, tree_rows
 
@@ -122,14 +122,13 @@ def action_adapter(policy: nn.Module, action_space: gym.Space) -> Any:
 
 def make_actor(policy: nn.Module, action_space: gym.Space, greedy: bool = False) -> Actor:
     """Pick the actor of a policy: through its head where its forward is that of :class:`Policy`, else by forward."""
-    through_head = isinstance(policy, Policy) and is_method(policy, "forward", Policy) and samples_itself(policy.head)
-    hooked = policy._forward_hooks or policy._forward_pre_hooks
-    return (HeadActor if through_head and not hooked else ModuleActor)(policy, action_space, greedy)
+    through_head = is_plain(policy) and all(map(samples_itself, heads_of(policy)))
+    return (HeadActor if through_head else ModuleActor)(policy, action_space, greedy)
 
 
-def is_method(thing: Any, name: str, owner: type) -> bool:
-    """Tell whether a method is that of a class, rather than one that replaces it."""
-    return getattr(getattr(thing, name), "__func__", None) is getattr(owner, name)
+def heads_of(policy: nn.Module) -> list[Head]:
+    """List a policy's heads, with those inside of another."""
+    return [module for module in policy.modules() if isinstance(module, Head)]
 
 
 def samples_itself(head: Head) -> bool:

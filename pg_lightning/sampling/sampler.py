@@ -243,7 +243,9 @@ class EpisodeSampler:
             update=update,
             action_masks=steps.take("action_masks", rows),
         )
-        final = tree_map(lambda leaf: leaf[episodes.cut], episodes.final_observations)  # No other one is used.
+        final = tree_map(
+            lambda leaf: leaf[episodes.cut], episodes.final_observations
+        )  # Those of episodes that terminated are never used.
         given = (observations, rows), (final, rows[ends[episodes.cut.numpy()]]), (episodes.rewards, rows)
         for name, (values, places) in zip(("observations", "observations", "rewards"), given, strict=True):
             if (place := first_not_finite(values)) is not None:
