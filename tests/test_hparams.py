@@ -555,6 +555,19 @@ def test_a_subclass_that_settles_its_parts_is_saved_and_loaded(tmp_path):
         Settled.load_from_checkpoint(path)
 
 
+class SettledTwice(Reinforce):
+    """A subclass that settles what its keyword arguments may bring, too."""
+
+    def __init__(self, env="CartPole-v1", **kwargs):
+        super().__init__(env, gamma=0.9, **kwargs)
+
+
+def test_an_argument_that_comes_twice_is_one_line(tmp_path):
+    saved(SettledTwice(policy=Own), path := tmp_path / "a.ckpt")
+    with pytest.raises(ValueError, match=r"a.ckpt: SettledTwice: .* multiple values for keyword argument 'gamma'"):
+        SettledTwice.load_from_checkpoint(path)
+
+
 @pytest.mark.parametrize("value", [Path("x"), np.float64(1.0), {"a": [object()]}])
 def test_a_hyper_parameter_that_no_checkpoint_can_hold_is_refused_before_training(value):
     agent = Reinforce("CartPole-v1")

@@ -175,8 +175,8 @@ class OptimizerOptions(Callback):
         if saved["lr_scheduler"] != now["lr_scheduler"]:
             checkpoint["lr_schedulers"] = []
         default = describe(agent.direction.optimizer)
-        defaults = default if saved["direction"] == now["direction"] else default_optimizer(saved)
-        before, after = saved["optimizer"] or defaults, now["optimizer"] or default
+        implied = default if saved["direction"] == now["direction"] else optimizer_of(saved["direction"])
+        before, after = saved["optimizer"] or implied, now["optimizer"] or default
         names = before["init_args"].keys() | after["init_args"].keys()
         changed = {name for name in names if before["init_args"].get(name) != after["init_args"].get(name)}
         groups = trainer.optimizers[0].param_groups
@@ -209,13 +209,13 @@ class OptimizerOptions(Callback):
                     group["lr"] = lr
 
 
-def default_optimizer(hparams: dict[str, Any]) -> dict[str, Any]:
-    """Describe the optimizer that a checkpoint's direction names for itself; none, where its class is not at hand."""
+def optimizer_of(direction: dict[str, Any]) -> dict[str, Any]:
+    """Describe the default optimizer of a direction, given its spec; without a name if its module is not imported."""
     try:
-        direction = build(hparams["direction"], Direction, name="direction", instance=True)
+        built = build(direction, Direction, name="direction", instance=True)
     except ValueError:
-        return {"class_path": "", "init_args": {}}
-    return describe(direction.optimizer)
+        return {"class_path": None, "init_args": {}}  # Unlike any other, so the optimizer starts anew.
+    return describe(built.optimizer)
 
 
 def saved_groups(checkpoint: dict[str, Any]) -> list[dict[str, Any]]:

@@ -122,13 +122,9 @@ def action_adapter(policy: nn.Module, action_space: gym.Space) -> Any:
 
 def make_actor(policy: nn.Module, action_space: gym.Space, greedy: bool = False) -> Actor:
     """Pick the actor of a policy: through its head where its forward is that of :class:`Policy`, else by forward."""
-    through_head = is_plain(policy) and all(map(samples_itself, heads_of(policy)))
+    heads = [module for module in policy.modules() if isinstance(module, Head)]  # Also those inside of another.
+    through_head = is_plain(policy) and all(map(samples_itself, heads))
     return (HeadActor if through_head else ModuleActor)(policy, action_space, greedy)
-
-
-def heads_of(policy: nn.Module) -> list[Head]:
-    """List a policy's heads, with those inside of another."""
-    return [module for module in policy.modules() if isinstance(module, Head)]
 
 
 def samples_itself(head: Head) -> bool:

@@ -243,11 +243,14 @@ class EpisodeSampler:
             update=update,
             action_masks=steps.take("action_masks", rows),
         )
-        final = tree_map(
-            lambda leaf: leaf[episodes.cut], episodes.final_observations
-        )  # Those of episodes that terminated are never used.
-        given = (observations, rows), (final, rows[ends[episodes.cut.numpy()]]), (episodes.rewards, rows)
-        for name, (values, places) in zip(("observations", "observations", "rewards"), given, strict=True):
+        cut = episodes.cut
+        final = tree_map(lambda leaf: leaf[cut], episodes.final_observations)  # The others are never used.
+        emitted = (
+            ("observations", observations, rows),
+            ("observations", final, rows[ends[cut.numpy()]]),
+            ("rewards", episodes.rewards, rows),
+        )
+        for name, values, places in emitted:
             if (place := first_not_finite(values)) is not None:
                 step, env = divmod(int(places[place]), num_envs)
                 where = f"environment {env} emitted {name} that are not finite, at step {step}"
