@@ -69,6 +69,30 @@ def test_B8_a_typed_learning_rate_wins_under_a_scheduler():
     assert resumed["optimizer_states"][0]["state"][0]["step"] == 6, "the optimizer's state stays"
 
 
+STEPS = ["--lr_scheduler", "StepLR", "--lr_scheduler.step_size"]
+HALF = ["--model.lr_schedule", "Linear", "--model.lr_schedule.initial", "0.5", "--model.lr_schedule.final", "0.5"]
+GAUSSIAN = ["--env.id", "MountainCarContinuous-v0", "--env.max_episode_steps", "20", "--model.policy.head"]
+GAUSSIAN += ["pg_lightning.policies.heads.GaussianHead", "--model.policy.head.log_std_share"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "rates"),
+    [
+        ([*STEPS, "1"], [*STEPS, "3"], [0.5]),
+        ([*STEPS, "1"], ["--lr_scheduler", "null"], [0.5]),
+        (HALF, ["--model.lr_schedule", "null"], [0.5]),
+        ([*STEPS, "1"], ["--lr_scheduler", "null", *HALF], [0.25]),
+        ([*GAUSSIAN, "0.2"], ["--model.policy.head.log_std_share", "0.4"], [0.5, 0.2]),
+    ],
+)
+def test_B8_another_schedule_or_share_begins_at_the_learning_rate(before, after, rates):
+    main(["fit", *FEW, *PLAIN, *before, "--optimizer", "SGD", "--optimizer.lr", "0.5", "--trainer.max_steps", "2"])
+    main(["fit", "--ckpt_path", "last", *after, "--trainer.max_steps", "3"])
+    path = next(Path("runs").glob("*/version_0"))
+    groups = checkpoint(path)["optimizer_states"][0]["param_groups"]
+    assert [group["lr"] for group in groups] == pytest.approx(rates)
+
+
 def test_B9_last_and_best_are_of_the_same_run(capsys):
     main(["fit", *FEW, "--trainer.max_steps", "2"])
     main(["fit", *FEW, "--trainer.max_steps", "3"])

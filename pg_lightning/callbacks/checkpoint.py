@@ -179,8 +179,11 @@ class OptimizerOptions(Callback):
         before, after = saved["optimizer"] or implied, now["optimizer"] or default
         names = before["init_args"].keys() | after["init_args"].keys()
         changed = {name for name in names if before["init_args"].get(name) != after["init_args"].get(name)}
-        groups = trainer.optimizers[0].param_groups
-        sizes = [[len(group["params"]) for group in some] for some in (groups, saved_groups(checkpoint))]
+        groups, old_groups = trainer.optimizers[0].param_groups, saved_groups(checkpoint)
+        sizes = [[len(group["params"]) for group in some] for some in (groups, old_groups)]
+        shares = [[group.get("share") for group in some] for some in (groups, old_groups)]
+        if shares[0] != shares[1] or any(saved[name] != now[name] for name in ("lr_scheduler", "lr_schedule")):
+            changed.add("lr")  # That of the checkpoint is what the other schedule, or share, has made of it.
         anew = before["class_path"] != after["class_path"] or sizes[0] != sizes[1]
         if not anew and changed and (lacking := lacking_states(agent, checkpoint)):
             rank_zero_warn(
@@ -190,6 +193,8 @@ class OptimizerOptions(Callback):
             anew = True
         if anew:
             checkpoint["optimizer_states"] = []
+        if "lr" in changed:  # A scheduler computes from where it began.
+            changed.add("initial_lr")
         self._wanted = [{name: group[name] for name in changed & group.keys()} for group in groups]
         self._anew = anew
 
@@ -199,11 +204,9 @@ class OptimizerOptions(Callback):
         groups = trainer.optimizers[0].param_groups
         for group, wanted in zip(groups, self._wanted, strict=False):
             group.update(wanted)
-            if "lr" in wanted:  # A scheduler computes from where it began.
-                group["initial_lr"] = wanted["lr"]
         for scheduler in schedulers:
             if any("lr" in wanted for wanted in self._wanted):
-                scheduler.base_lrs = [group["lr"] for group in groups]
+                scheduler.base_lrs = [group["initial_lr"] for group in groups]
             elif self._wanted and self._anew:
                 for group, lr in zip(groups, scheduler.get_last_lr(), strict=True):
                     group["lr"] = lr
