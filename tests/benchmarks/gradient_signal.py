@@ -6,9 +6,10 @@ The policy of a checkpoint stays as it is and plays some episodes, half of them 
 tell what it is worth. All are seen with the critic of the checkpoint, without normalisation of advantages and without
 an entropy bonus. Write a page with ``--out``.
 
-First table: the gradients of single episodes, g. The signal is the root of the mean of g·g' over pairs of different
-episodes, free of noise in the mean; the noise is the root of the rest of the mean of g·g. The cosine is that between
-the mean of an update's episodes and the signal. A λ below 1 has a bias, which is part of its signal.
+First table: the gradients of single episodes, g. The signal is the mean of g·g' over pairs of different episodes, free
+of noise in the mean, and may come out below 0; the noise is the rest of the mean of g·g. Their ratio has its jackknife
+standard error, and gives the cosine between the mean of an update's episodes and the signal. A λ below 1 has a bias,
+which is part of its signal.
 
 Second table: the step of an update, and by how much it raises the return of the *other* episodes, to first order, per
 root of the KL divergence that it has at all timesteps. A divergence above the one that was asked for means that the
@@ -16,18 +17,17 @@ solution fits the timesteps that it was solved on.
 """
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pg_lightning import GAE, Episodes, EpisodeSampler, NaturalGradient, NoNormalization, Reinforce
+from pg_lightning import GAE, Batch, Episodes, NaturalGradient, NoNormalization, Reinforce
 from pg_lightning.directions import Direction, Gradient
 from pg_lightning.fisher import FisherProduct
-from pg_lightning.gradients import summed_over_chunks
-from pg_lightning.sampling.actors import make_actor
+from pg_lightning.sampling import play
 from tests.benchmarks.common import say, table
+from tests.benchmarks.variance import gradient
 
 LAMBDAS = (0.5, 0.8, 0.9, 0.95, 1.0)
 SOLUTIONS = ((1024, 5), (1024, 10), (4096, 5), (4096, 10))
@@ -40,43 +40,18 @@ ASKED = 0.01
 """Divergence that the natural gradient is asked for."""
 
 
-def play(agent: Reinforce, count: int) -> Episodes:
-    """Play episodes with sampled actions."""
-    sampler = EpisodeSampler(agent.env.make_vector(min(count, 4), "sync"), count)
-    episodes = sampler.sample(make_actor(agent.policy, agent.env.action_space), 0)
-    sampler.close()
-    say(f"{count} episodes, {episodes.num_timesteps:,} timesteps, mean return {episodes.returns.mean():.1f}")
-    return episodes
-
-
-def only(episodes: Episodes, chosen: Sequence[int]) -> Episodes:
-    """Return some of the episodes."""
-    return episodes.select(torch.isin(torch.arange(len(episodes)), torch.tensor(chosen)))
-
-
 def gradients(agent: Reinforce, episodes: Episodes) -> Tensor:
     """Return the gradient of the expected return as each episode tells it ``[E, P]``, float64."""
-    rows, parameters = [], agent.learning_parameters()
-    for index in range(len(episodes)):
-        agent.zero_grad()
-        chunks = agent.estimate(only(episodes, [index])).chunks(agent.chunk_size)
-        summed_over_chunks(agent.loss, chunks, parameters)[0].backward()
-        rows.append(-flat(parameters))
-    return torch.stack(rows)
+    return torch.stack([gradient(agent, episodes.select(one)) for one in torch.eye(len(episodes), dtype=torch.bool)])
 
 
-def step_of(agent: Reinforce, direction: Direction, gradient: Tensor, episodes: Episodes) -> Tensor:
-    """Return what a direction makes of a gradient ``[P]`` of some episodes."""
+def step_of(agent: Reinforce, direction: Direction, mean: Tensor, batch: Batch) -> Tensor:
+    """Return what a direction makes of the mean gradient ``[P]`` of a batch."""
     parameters = agent.learning_parameters()
-    for parameter, part in zip(parameters, (-gradient).split([p.numel() for p in parameters]), strict=True):
+    for parameter, part in zip(parameters, (-mean).split([p.numel() for p in parameters]), strict=True):
         parameter.grad = part.view_as(parameter).to(parameter.dtype)
-    direction(agent.policy, agent.estimate(episodes), None, alone)
-    return -flat(parameters)
-
-
-def flat(parameters: Sequence[nn.Parameter]) -> Tensor:
-    """Return the gradients of all parameters ``[P]``, float64."""
-    return torch.cat([parameter.grad.reshape(-1).double() for parameter in parameters])
+    direction(agent.policy, batch, None, alone)
+    return -torch.cat([parameter.grad.reshape(-1).double() for parameter in parameters])
 
 
 def alone(tensor: Tensor) -> Tensor:
@@ -84,27 +59,30 @@ def alone(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def signal_and_noise(gradients: Tensor) -> tuple[float, float]:
-    """Return the squared norms of what gradients ``[E, P]`` have in common and of the rest of one of them.
+def signal_to_noise(products: Tensor) -> float:
+    """Return the squared norm of what vectors have in common over that of the rest of one, from their products [E, E].
 
-    >>> signal_and_noise(torch.tensor([[1.0, 2.0], [1.0, -2.0]]))
-    (-3.0, 8.0)
+    >>> signal_to_noise(torch.tensor([[5.0, -3.0], [-3.0, 5.0]]))
+    -0.375
     """
-    products = gradients @ gradients.T
-    count = len(gradients)
+    count = len(products)
     signal = (products.sum() - products.trace()) / (count * (count - 1))
-    return signal.item(), (products.trace() / count - signal).item()
+    return (signal / (products.trace() / count - signal)).item()
 
 
 def by_lambda(agent: Reinforce, episodes: Episodes, update: int) -> list[list[str]]:
     """Return the lines of the first table."""
-    lines = []
+    lines, count = [], len(episodes)
     for gae_lambda in LAMBDAS:
         agent.returns.gae_lambda = gae_lambda
-        signal, noise = signal_and_noise(gradients(agent, episodes))
-        ratio = update * max(signal, 0.0) / noise
-        numbers = max(signal, 0.0) ** 0.5, noise**0.5, (ratio / (1 + ratio)) ** 0.5
-        lines.append([f"{gae_lambda}", *(f"{number:.3g}" for number in numbers)])
+        rows = gradients(agent, episodes)
+        products = rows @ rows.T
+        ratio = signal_to_noise(products)
+        kept = [torch.arange(count) != index for index in range(count)]
+        without = torch.tensor([signal_to_noise(products[some][:, some]) for some in kept])
+        error = without.std(correction=0) * (count - 1) ** 0.5
+        together = max(update * ratio, 0.0)
+        lines.append([f"{gae_lambda}", f"{ratio:.2f} ± {error:.2f}", f"{(together / (1 + together)) ** 0.5:.2f}"])
         say(" ".join(lines[-1]))
     return lines
 
@@ -117,11 +95,12 @@ def by_solution(agent: Reinforce, episodes: Episodes, update: int) -> list[list[
     for timesteps, iterations in SOLUTIONS:
         one = NaturalGradient(max_kl=ASKED, max_timesteps=timesteps, cg_iterations=iterations)
         directions[f"{timesteps:,} timesteps, {iterations} iterations"] = one
+    chosen = [torch.arange(len(rows)) // update == index for index in range(len(rows) // update)]
+    updates = [(rows[some].mean(0), agent.estimate(episodes.select(some)), rows[~some].mean(0)) for some in chosen]
     for name, direction in directions.items():
         gains, divergences = [], []
-        for chosen in torch.arange(len(episodes)).split(update):
-            goal = rows[~torch.isin(torch.arange(len(rows)), chosen)].mean(0)
-            step = step_of(agent, direction, rows[chosen].mean(0), only(episodes, chosen.tolist()))
+        for mean, batch, goal in updates:
+            step = step_of(agent, direction, mean, batch)
             divergences.append(0.5 * (step @ fisher(step)).item())
             gains.append((goal @ step).item() / divergences[-1] ** 0.5)
         gain, divergence = torch.tensor(gains), sum(divergences) / len(divergences)
@@ -147,8 +126,9 @@ def main() -> None:
         parser.error("the checkpoint must be of a run with GAE")
     agent.normalization, agent.entropy_coef = NoNormalization(), 0.0
     gae_lambda = agent.returns.gae_lambda if options.gae_lambda is None else options.gae_lambda
-    episodes = play(agent, options.episodes)
-    header = ["λ", "signal", "noise", f"cosine with {options.update} episodes"]
+    episodes = play(agent.policy, agent.env, options.episodes, greedy=False, num_envs=4, backend="sync")
+    say(f"{len(episodes)} episodes, {episodes.num_timesteps:,} timesteps, mean return {episodes.returns.mean():.1f}")
+    header = ["λ", "signal to noise, one episode", f"cosine with {options.update} episodes"]
     text = table(header, by_lambda(agent, episodes, options.update))
     agent.returns.gae_lambda = gae_lambda
     header = [f"direction, λ = {gae_lambda}", "gain per root of divergence", "divergence to asked-for"]

@@ -1,7 +1,7 @@
 """Pong from pixels, hours: learning curves of ``configs/pong.yaml`` and of the reference's settings.
 
     python -m tests.benchmarks.pong run pong --seed 1013            # type it again to go on
-    python -m tests.benchmarks.pong run pong_karpathy --seed 1013
+    python -m tests.benchmarks.pong run pong_karpathy --seed 1004
     python -m tests.benchmarks.pong write                           # docs/pong.md, its figure and raw CSV
     python -m tests.benchmarks.pong gif pong --seed 1013            # docs/pong.gif: the beginning of a game
 
@@ -69,12 +69,8 @@ def column_of(name: str, games: dict[str, np.ndarray]) -> list[str]:
     mean, half = running_mean(games["return"])
     decisions = games["decisions"][WINDOW - 1 :]
     config, _, seed = name.rpartition("_")
-    cells = [
-        "changed by hand" if config == BY_HAND else f"`configs/{config}.yaml`",
-        seed,
-        f"{decisions[-1]:,.0f}",
-        f"{FRAMES * decisions[-1]:,.0f}",
-    ]
+    title = "changed by hand" if config == BY_HAND else f"`configs/{config}.yaml`"
+    cells = [title, seed, f"{decisions[-1]:,.0f}", f"{FRAMES * decisions[-1]:,.0f}"]
     cells += [f"{games['seconds'][-1] / 3600:.1f}", f"{len(games['return']):,}"]
     cells += [f"{mean[-1]:.1f} ({mean[-1] - half[-1]:.1f} to {mean[-1] + half[-1]:.1f})"]
     return cells + [f"{decisions[np.argmax(mean > mark)]:,.0f}" if (mean > mark).any() else "not yet" for mark in MARKS]
