@@ -34,7 +34,7 @@ WINDOW = 50
 FRAMES = 4
 """Frames of a decision."""
 
-MARKS = [-20, -18, -15, -10, 0, 10, 15]
+MARKS = [-20, -18, -15, -10, -5, 0, 10, 15]
 """Mean returns whose first time is told."""
 
 
@@ -106,8 +106,7 @@ TEXT = """\
 seed, and one seed is an example: settings much like these of `configs/pong.yaml` fared very differently on others
 ([trials](trials.md)). The mean return of the last {window} games in training, sampled actions, with its 95 % interval
 over these games, and the number of decisions after which that mean first exceeded a return. The settings of the run in
-the middle were changed by hand six times while it went on, as the trials tell; it is the one that wins more points than
-it loses:
+the middle were changed by hand six times while it went on, as the trials tell:
 
 {table}
 
