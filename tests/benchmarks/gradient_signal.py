@@ -1,19 +1,14 @@
-"""What in the policy gradient is signal, at one policy: by λ, and by how the natural gradient is solved for.
+"""What a step is worth on other episodes, at one policy: by discount and λ, by direction, and by episodes of an update.
 
-    python -m tests.benchmarks.gradient_signal runs/.../checkpoints/last.ckpt --episodes 16
+    python -m tests.benchmarks.gradient_signal runs/.../checkpoints/last.ckpt --episodes 64 --update 4
 
-The policy of a checkpoint stays as it is and plays some episodes, half of them or fewer make a gradient, and the others
-tell what it is worth. All are seen with the critic of the checkpoint, without normalisation of advantages and without
-an entropy bonus. Write a page with ``--out``.
-
-First table: the gradients of single episodes, g. The signal is the mean of g·g' over pairs of different episodes, free
-of noise in the mean, and may come out below 0; the noise is the rest of the mean of g·g. Their ratio has its jackknife
-standard error, and gives the cosine between the mean of an update's episodes and the signal. A λ below 1 has a bias,
-which is part of its signal.
-
-Second table: the step of an update, and by how much it raises the return of the *other* episodes, to first order, per
-root of the KL divergence that it has at all timesteps. A divergence above the one that was asked for means that the
-solution fits the timesteps that it was solved on.
+The policy of a checkpoint stays as it is and plays some episodes, which are cut into groups of the size of an update. A
+group makes a step, and the *other* groups tell by how much it raises their return, undiscounted, to first order. This
+gain grows with the root of the step's KL divergence, and is given per root of it, so that steps of any length compare.
+A gradient that were all noise would gain 0. All is seen with the critic of the checkpoint, without normalisation of
+advantages and without an entropy bonus. The error is the jackknife's over groups: each is left out, as a step and as a
+judge. Rows of a table have the same episodes, so that they differ by less than their errors say. Write a page with
+``--out``.
 """
 
 import argparse
@@ -22,14 +17,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from pg_lightning import GAE, Batch, Episodes, NaturalGradient, NoNormalization, Reinforce
+from pg_lightning import GAE, Episodes, NaturalGradient, NoNormalization, Reinforce
 from pg_lightning.directions import Direction, Gradient
 from pg_lightning.fisher import FisherProduct
 from pg_lightning.sampling import play
 from tests.benchmarks.common import say, table
 from tests.benchmarks.variance import gradient
 
-LAMBDAS = (0.5, 0.8, 0.9, 0.95, 1.0)
+ESTIMATES = ((0.99, 0.8), (0.99, 0.9), (0.99, 0.95), (0.99, 0.98), (0.99, 1.0), (0.98, 0.95), (1.0, 1.0))
+"""Discount factor and λ."""
+
 SOLUTIONS = ((1024, 5), (1024, 10), (4096, 5), (4096, 10))
 """Timesteps of the Fisher matrix, and iterations of the conjugate gradient."""
 
@@ -40,18 +37,50 @@ ASKED = 0.01
 """Divergence that the natural gradient is asked for."""
 
 
-def gradients(agent: Reinforce, episodes: Episodes) -> Tensor:
-    """Return the gradient of the expected return as each episode tells it ``[E, P]``, float64."""
-    return torch.stack([gradient(agent, episodes.select(one)) for one in torch.eye(len(episodes), dtype=torch.bool)])
+class Measure:
+    """Gains of steps at one policy.
 
+    Args:
+        agent: of the checkpoint.
+        episodes: that its policy played.
+    """
 
-def step_of(agent: Reinforce, direction: Direction, mean: Tensor, batch: Batch) -> Tensor:
-    """Return what a direction makes of the mean gradient ``[P]`` of a batch."""
-    parameters = agent.learning_parameters()
-    for parameter, part in zip(parameters, (-mean).split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter).to(parameter.dtype)
-    direction(agent.policy, batch, None, alone)
-    return -torch.cat([parameter.grad.reshape(-1).double() for parameter in parameters])
+    def __init__(self, agent: Reinforce, episodes: Episodes) -> None:
+        self.agent, self.episodes = agent, episodes
+        self.gamma, self.gae_lambda = agent.gamma, agent.returns.gae_lambda
+        self.goals = self.gradients(1.0, 1.0)
+        everything = agent.estimate(episodes).spaced(REFERENCE)
+        self.fisher = FisherProduct(agent.policy, agent.learning_parameters(), everything, alone)
+        self.rows = self.gradients(self.gamma, self.gae_lambda)
+
+    def gradients(self, gamma: float, gae_lambda: float) -> Tensor:
+        """Return the gradient of the expected return as each episode tells it ``[E, P]``, float64."""
+        self.agent.gamma, self.agent.returns.gae_lambda = gamma, gae_lambda
+        single = torch.eye(len(self.episodes), dtype=torch.bool)
+        found = torch.stack([gradient(self.agent, self.episodes.select(one)) for one in single])
+        self.agent.gamma, self.agent.returns.gae_lambda = self.gamma, self.gae_lambda
+        return found
+
+    def gain(self, name: str, rows: Tensor, direction: Direction, update: int) -> list[str]:
+        """Return a line: the gain of steps of updates of some episodes, and their divergence to the asked-for."""
+        groups = [torch.arange(len(rows)) // update == index for index in range(len(rows) // update)]
+        steps = [self.step(rows[group].mean(0), self.episodes.select(group), direction) for group in groups]
+        divergences = torch.stack([0.5 * (step @ self.fisher(step)) for step in steps])
+        goals = torch.stack([self.goals[group].mean(0) for group in groups])
+        gains = torch.stack(steps) @ goals.T / divergences.sqrt()[:, None]  # [steps, judges]
+        mean, error = across_groups(gains)
+        ratio = f"{divergences.mean() / ASKED:.2f}" if isinstance(direction, NaturalGradient) else ""
+        line = [name, f"{mean:.2f} ± {error:.2f}", ratio]
+        say("  ".join(line))
+        return line
+
+    def step(self, mean: Tensor, episodes: Episodes, direction: Direction) -> Tensor:
+        """Return what a direction makes of the mean gradient ``[P]`` of some episodes."""
+        parameters = self.agent.learning_parameters()
+        for parameter, part in zip(parameters, (-mean).split([p.numel() for p in parameters]), strict=True):
+            parameter.grad = part.view_as(parameter).to(parameter.dtype)
+        direction(self.agent.policy, self.agent.estimate(episodes), None, alone)
+        return -torch.cat([parameter.grad.reshape(-1).double() for parameter in parameters])
 
 
 def alone(tensor: Tensor) -> Tensor:
@@ -59,83 +88,61 @@ def alone(tensor: Tensor) -> Tensor:
     return tensor
 
 
-def signal_to_noise(products: Tensor) -> float:
-    """Return the squared norm of what vectors have in common over that of the rest of one, from their products [E, E].
+def across_groups(gains: Tensor) -> tuple[float, float]:
+    """Return the mean of what groups gain on others, and its jackknife standard error, given all gains ``[G, G]``.
 
-    >>> signal_to_noise(torch.tensor([[5.0, -3.0], [-3.0, 5.0]]))
-    -0.375
+    >>> mean, error = across_groups(torch.tensor([[9.0, 1.0, 1.0], [1.0, 9.0, 4.0], [1.0, 4.0, 9.0]]))
+    >>> round(mean, 4), round(error, 4)
+    (2.0, 2.0)
     """
-    count = len(products)
-    signal = (products.sum() - products.trace()) / (count * (count - 1))
-    return (signal / (products.trace() / count - signal)).item()
-
-
-def by_lambda(agent: Reinforce, episodes: Episodes, update: int) -> list[list[str]]:
-    """Return the lines of the first table."""
-    lines, count = [], len(episodes)
-    for gae_lambda in LAMBDAS:
-        agent.returns.gae_lambda = gae_lambda
-        rows = gradients(agent, episodes)
-        products = rows @ rows.T
-        ratio = signal_to_noise(products)
-        kept = [torch.arange(count) != index for index in range(count)]
-        without = torch.tensor([signal_to_noise(products[some][:, some]) for some in kept])
-        error = without.std(correction=0) * (count - 1) ** 0.5
-        together = max(update * ratio, 0.0)
-        lines.append([f"{gae_lambda}", f"{ratio:.2f} ± {error:.2f}", f"{(together / (1 + together)) ** 0.5:.2f}"])
-        say(" ".join(lines[-1]))
-    return lines
-
-
-def by_solution(agent: Reinforce, episodes: Episodes, update: int) -> list[list[str]]:
-    """Return the lines of the second table."""
-    lines, rows, everything = [], gradients(agent, episodes), agent.estimate(episodes).spaced(REFERENCE)
-    fisher = FisherProduct(agent.policy, agent.learning_parameters(), everything, alone)
-    directions: dict[str, Direction] = {"the gradient itself": Gradient()}
-    for timesteps, iterations in SOLUTIONS:
-        one = NaturalGradient(max_kl=ASKED, max_timesteps=timesteps, cg_iterations=iterations)
-        directions[f"{timesteps:,} timesteps, {iterations} iterations"] = one
-    chosen = [torch.arange(len(rows)) // update == index for index in range(len(rows) // update)]
-    updates = [(rows[some].mean(0), agent.estimate(episodes.select(some)), rows[~some].mean(0)) for some in chosen]
-    for name, direction in directions.items():
-        gains, divergences = [], []
-        for mean, batch, goal in updates:
-            step = step_of(agent, direction, mean, batch)
-            divergences.append(0.5 * (step @ fisher(step)).item())
-            gains.append((goal @ step).item() / divergences[-1] ** 0.5)
-        gain, divergence = torch.tensor(gains), sum(divergences) / len(divergences)
-        cells = [f"{gain.mean():.3g} ± {gain.std() / len(gains) ** 0.5:.2g}", f"{divergence / ASKED:.2f}"]
-        lines.append([name, cells[0], cells[1] if isinstance(direction, NaturalGradient) else ""])
-        say(" ".join(lines[-1]))
-    return lines
+    count, others = len(gains), gains - gains.diag().diag()
+    without = others.sum() - others.sum(0) - others.sum(1)  # The sum that is left without each group.
+    left = without / ((count - 1) * (count - 2))
+    error = left.std(correction=0) * (count - 1) ** 0.5
+    return (others.sum() / (count * (count - 1))).item(), error.item()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("--episodes", type=int, default=16)
+    parser.add_argument("--episodes", type=int, default=64)
     parser.add_argument("--update", type=int, default=4, help="episodes of an update")
-    parser.add_argument("--gae_lambda", type=float, help="of the second table; by default the checkpoint's")
-    parser.add_argument("--out", type=Path, help="file for the two tables")
+    parser.add_argument("--out", type=Path, help="file for the tables")
     options = parser.parse_args()
-    if not 0 < options.update <= options.episodes // 2:  # Two updates at least, for the standard error.
-        parser.error("--update must be at least 1 and at most half of --episodes")
+    if not 0 < 4 * options.update <= options.episodes // 3:  # Three groups at least, for the standard error.
+        parser.error("--update must be at least 1 and at most a twelfth of --episodes")
     torch.set_num_threads(1)
     agent = Reinforce.load_from_checkpoint(options.checkpoint).eval()
     if not isinstance(agent.returns, GAE):
         parser.error("the checkpoint must be of a run with GAE")
     agent.normalization, agent.entropy_coef = NoNormalization(), 0.0
-    gae_lambda = agent.returns.gae_lambda if options.gae_lambda is None else options.gae_lambda
     episodes = play(agent.policy, agent.env, options.episodes, greedy=False, num_envs=4, backend="sync")
-    say(f"{len(episodes)} episodes, {episodes.num_timesteps:,} timesteps, mean return {episodes.returns.mean():.1f}")
-    header = ["λ", "signal to noise, one episode", f"cosine with {options.update} episodes"]
-    text = table(header, by_lambda(agent, episodes, options.update))
-    agent.returns.gae_lambda = gae_lambda
-    header = [f"direction, λ = {gae_lambda}", "gain per root of divergence", "divergence to asked-for"]
-    text += "\n\n" + table(header, by_solution(agent, episodes, options.update))
-    say(text)
+    played = (
+        f"{len(episodes)} episodes, {episodes.num_timesteps:,} timesteps, mean return {episodes.returns.mean():.1f}"
+    )
+    say(played)
+    measure, natural = Measure(agent, episodes), natural_gradient(*SOLUTIONS[0])
+    sizes = [options.update // 4 or 1, options.update, 4 * options.update]
+    of_sizes = [measure.gain(f"{size}", measure.rows, natural, size) for size in dict.fromkeys(sizes)]
+    directions: dict[str, Direction] = {"the gradient itself": Gradient()}
+    directions |= {f"{n:,} timesteps, {k} iterations": natural_gradient(n, k) for n, k in SOLUTIONS}
+    of_directions = [measure.gain(name, measure.rows, one, options.update) for name, one in directions.items()]
+    of_estimates = []
+    for gamma, gae_lambda in ESTIMATES:
+        rows = measure.gradients(gamma, gae_lambda)
+        of_estimates.append(measure.gain(f"discount {gamma}, λ {gae_lambda}", rows, natural, options.update))
+    titles = ["gain per root of divergence", "divergence to asked-for"]
+    tables = [table(["episodes of an update", *titles], of_sizes)]
+    tables += [table(["direction", *titles], of_directions), table(["estimate", *titles], of_estimates)]
+    text = "\n\n".join([played, *tables]) + "\n"
+    print(text)
     if options.out:
-        options.out.write_text(text + "\n")
+        options.out.write_text(text)
+
+
+def natural_gradient(max_timesteps: int, cg_iterations: int) -> NaturalGradient:
+    """Make a natural gradient that is solved for in some way."""
+    return NaturalGradient(max_kl=ASKED, max_timesteps=max_timesteps, cg_iterations=cg_iterations)
 
 
 if __name__ == "__main__":

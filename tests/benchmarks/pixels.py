@@ -46,15 +46,12 @@ def ours(seconds: float, direction: Sequence[str] = ()) -> dict[str, Any]:
     return {"env_steps": summary["env_steps"], "seconds": summary["seconds"], "env_seconds": clocks.seconds[ENV]}
 
 
-def stable_baselines3(seconds: float, shared: bool) -> dict[str, Any]:
-    """Train PPO of Stable-Baselines3 on the same frames, its critic with the policy's convolutions or its own."""
+def sb3_ppo(envs: Any, shared: bool, seed: int = 0, **settings: Any) -> Any:
+    """Make Stable-Baselines3's PPO with the networks of ``configs/pong.yaml``, the convolutions shared or not."""
     from stable_baselines3 import PPO
-    from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-    from stable_baselines3.common.vec_env import VecEnvWrapper
 
     from pg_lightning.policies.cnn import CNNBody
-    from tests.benchmarks.peers import sb3_callback
 
     class Features(BaseFeaturesExtractor):
         def __init__(self, space: gym.Space) -> None:
@@ -64,6 +61,18 @@ def stable_baselines3(seconds: float, shared: bool) -> dict[str, Any]:
 
         def forward(self, frames: torch.Tensor) -> torch.Tensor:
             return self.body(frames)
+
+    network = {"features_extractor_class": Features, "net_arch": [], "normalize_images": False}
+    network["share_features_extractor"] = shared
+    return PPO("MlpPolicy", envs, policy_kwargs=network, seed=seed, gamma=0.99, device="cpu", **settings)
+
+
+def stable_baselines3(seconds: float, shared: bool) -> dict[str, Any]:
+    """Train PPO of Stable-Baselines3 on the same frames, its critic with the policy's convolutions or its own."""
+    from stable_baselines3.common.env_util import make_vec_env
+    from stable_baselines3.common.vec_env import VecEnvWrapper
+
+    from tests.benchmarks.peers import sb3_callback
 
     clocks = Clocks()
 
@@ -79,10 +88,7 @@ def stable_baselines3(seconds: float, shared: bool) -> dict[str, Any]:
     envs = Timed(envs)
     for name in ("reset", "step_wait"):
         clocks.put(envs, name, ENV)
-    network = {"features_extractor_class": Features, "net_arch": [], "normalize_images": False}
-    network["share_features_extractor"] = shared
-    settings: dict[str, Any] = {"n_steps": 1024, "batch_size": MINIBATCH, "n_epochs": 1, "gamma": 0.99, "device": "cpu"}
-    algorithm = PPO("MlpPolicy", envs, policy_kwargs=network, seed=0, **settings)
+    algorithm = sb3_ppo(envs, shared, n_steps=1024, batch_size=MINIBATCH, n_epochs=1)
     meter = Meter(seconds, 10**9, float("inf"))
     algorithm.learn(total_timesteps=10**9, callback=sb3_callback(meter))
     return {**meter.result(), "env_seconds": clocks.seconds[ENV]}

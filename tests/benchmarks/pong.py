@@ -2,6 +2,7 @@
 
     python -m tests.benchmarks.pong run pong --seed 1013            # type it again to go on
     python -m tests.benchmarks.pong run pong_karpathy --seed 1004
+    python -m tests.benchmarks.pong ppo --seed 1                    # a peer: it begins anew each time
     python -m tests.benchmarks.pong write                           # docs/pong.md, its figure and raw CSV
     python -m tests.benchmarks.pong gif pong --seed 1013            # docs/pong.gif: the beginning of a game
 
@@ -10,23 +11,38 @@ One thread. A decision is one action, which the game takes for 4 frames; actions
 
 import argparse
 import os
+import shutil
 import sys
+import time
 from pathlib import Path
+from typing import TextIO
 
+import gymnasium as gym
 import numpy as np
+import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from PIL import Image
 
 from pg_lightning import Reinforce
+from pg_lightning.envs import atari
 from pg_lightning.plotting.common import COLOURS, png, read_columns
-from tests.benchmarks.common import ENVIRONMENT, ROOT, machine, table
+from tests.benchmarks.common import ENVIRONMENT, ROOT, machine, say, table
+from tests.benchmarks.pixels import sb3_ppo
 
 RUNS, DOCS = ROOT / "runs" / "pong", ROOT / "docs" / "pong"
 NAMES = ["pong", "pong_karpathy"]
 BY_HAND = "pong_by_hand"
 """Name of a run whose settings were changed while it went on."""
+
+PPO = "stable_baselines3_ppo"
+"""Name of the peer's runs."""
+
+TITLES = {BY_HAND: "changed by hand", PPO: "Stable-Baselines3 PPO"}
+
+BUDGET = 5_000_000
+"""Decisions."""
 
 WINDOW = 50
 """Games of the running mean."""
@@ -46,6 +62,46 @@ def run(name: str, seed: int) -> None:
     command += ["--ckpt_path", "auto"]
     # In the process's place, so that a signal reaches the training itself.
     os.execve(sys.executable, command, dict(ENVIRONMENT))
+
+
+def ppo(seed: int) -> None:
+    """Train Stable-Baselines3's PPO on the same frames and actions, with the settings of RL Zoo for Atari games."""
+    from stable_baselines3.common.env_util import make_vec_env
+
+    from tests.benchmarks.peers import sb3_callback
+
+    def make() -> gym.Env:
+        return atari.pong_up_or_down(atari.pong_stack(gym.make("ALE/Pong-v5", obs_type="grayscale")))
+
+    torch.set_num_threads(1)
+    atari.register()
+    envs = make_vec_env(make, n_envs=8, seed=seed)
+    settings = {"n_steps": 128, "n_epochs": 4, "batch_size": 256, "vf_coef": 0.5, "ent_coef": 0.01}
+    falling = {"learning_rate": lambda left: 2.5e-4 * left, "clip_range": lambda left: 0.1 * left}
+    algorithm = sb3_ppo(envs, shared=True, seed=seed, **settings, **falling)
+    RUNS.mkdir(parents=True, exist_ok=True)
+    with (RUNS / f"{PPO}_{seed}.csv").open("w") as file:
+        log = GameLog(file)
+        algorithm.learn(total_timesteps=BUDGET, callback=sb3_callback(log))
+
+
+class GameLog:
+    """Writes the games of a peer as they end, and a line about every hundred."""
+
+    over = False
+
+    def __init__(self, file: TextIO) -> None:
+        self.file, self.decisions, self.started, self.returns = file, 0, time.perf_counter(), list[float]()
+        print("decisions,seconds,return", file=file)
+
+    def saw(self, decisions: int, returns: list[float]) -> None:
+        """Count decisions, and write the games that ended in them."""
+        self.decisions += decisions
+        for one in returns:
+            self.returns.append(one)
+            print(f"{self.decisions},{time.perf_counter() - self.started:.0f},{one:.0f}", file=self.file, flush=True)
+            if len(self.returns) % 100 == 0:
+                say(f"{self.decisions:,} decisions, mean of 100 games {np.mean(self.returns[-100:]):.1f}")
 
 
 def gather(name: str, folder: Path) -> None:
@@ -69,7 +125,7 @@ def column_of(name: str, games: dict[str, np.ndarray]) -> list[str]:
     mean, half = running_mean(games["return"])
     decisions = games["decisions"][WINDOW - 1 :]
     config, _, seed = name.rpartition("_")
-    title = "changed by hand" if config == BY_HAND else f"`configs/{config}.yaml`"
+    title = TITLES.get(config, f"`configs/{config}.yaml`")
     cells = [title, seed, f"{decisions[-1]:,.0f}", f"{FRAMES * decisions[-1]:,.0f}"]
     cells += [f"{games['seconds'][-1] / 3600:.1f}", f"{len(games['return']):,}"]
     cells += [f"{mean[-1]:.1f} ({mean[-1] - half[-1]:.1f} to {mean[-1] + half[-1]:.1f})"]
@@ -137,19 +193,23 @@ def write() -> None:
     for folder in sorted(path for name in [*NAMES, BY_HAND] for path in RUNS.glob(f"{name}_[0-9]*/*/version_*")):
         if (folder / "times.csv").is_file():
             gather(folder.parents[1].name, folder)
+    for file in RUNS.glob(f"{PPO}_*.csv"):
+        shutil.copy(file, DOCS)
     runs = {path.stem: read_columns(path) for path in sorted(DOCS.glob("*.csv"))}
     runs = {name: games for name, games in runs.items() if len(games["return"]) >= WINDOW}
     titles = ["", "seed", "decisions", "frames", "hours", "games", f"mean of the last {WINDOW} games"]
     titles += [f"decisions until it was above {mark}" for mark in MARKS]
     header, *rows = zip(titles, *(column_of(name, games) for name, games in runs.items()), strict=True)
-    commands = [" --seed ".join(name.rsplit("_", 1)) for name in runs if not name.startswith(BY_HAND)]
+    ours = [" --seed ".join(name.rsplit("_", 1)) for name in runs if name.rpartition("_")[0] in NAMES]
+    commands = [f"run {command}" for command in ours]
+    commands += [f"ppo --seed {name.rpartition('_')[2]}" for name in runs if name.startswith(PPO)]
     text = TEXT.format(
         table=table(header, rows),
         where=machine(),
         window=WINDOW,
         frames=FRAMES,
-        runs="\n".join(f"python -m tests.benchmarks.pong run {command}" for command in commands),
-        film=commands[0],
+        runs="\n".join(f"python -m tests.benchmarks.pong {command}" for command in commands),
+        film=ours[0],
     )
     (ROOT / "docs" / "pong.md").write_text(text)
     (ROOT / "docs" / "pong.png").write_bytes(draw(runs))
@@ -180,9 +240,13 @@ def main() -> None:
         one = commands.add_parser(command, help=text)
         one.add_argument("name", choices=NAMES)
         one.add_argument("--seed", type=int, default=1013)
+    peer = commands.add_parser("ppo", help="train the peer")
+    peer.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     if options.command == "write":
         write()
+    elif options.command == "ppo":
+        ppo(options.seed)
     else:
         {"run": run, "gif": film}[options.command](options.name, options.seed)
 
