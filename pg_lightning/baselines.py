@@ -31,8 +31,8 @@ class Baseline(Recorded, ABC):
     def __call__(self, episodes: Episodes, returns: Tensor) -> Tensor:
         """Return the baseline of every timestep ``[T]``, given the returns ``[T]`` of all episodes of the update."""
 
-    def prepare(self, observation_space: gym.Space) -> None:
-        """Make what depends on the environment, such as a critic's networks."""
+    def prepare(self, observation_space: gym.Space, policy: nn.Module) -> None:
+        """Make what depends on the environment and the policy, such as a critic's networks."""
 
     def values(self, episodes: Episodes) -> Values | None:
         """Return a critic's values; ``None`` where there is no critic."""
@@ -118,7 +118,7 @@ class LinearBaseline(Baseline, Fitted, nn.Module):
             raise ValueError(f"regularization must be more than 0, not {regularization}")
         self.regularization = regularization
 
-    def prepare(self, observation_space: gym.Space) -> None:
+    def prepare(self, observation_space: gym.Space, policy: nn.Module) -> None:
         """Make the encoder and the weights."""
         self.encoder = make_encoder(observation_space)
         self.register_buffer("weights", torch.zeros(2 * self.encoder.num_features + 4, dtype=torch.float64))

@@ -32,6 +32,17 @@ def squared_error_gradient(values: Tensor, targets: Tensor) -> Tensor:
     return (values - targets) * (2 / len(targets))
 
 
+def shared_encoder(policy: nn.Module) -> Encoder:
+    """Return a policy's encoder."""
+    encoder = getattr(policy, "encoder", None)
+    if not isinstance(encoder, Encoder):
+        name = type(policy).__name__
+        raise ValueError(
+            f"Critic(encoder='policy') needs a policy with an Encoder, as MLPPolicy has one; {name} has none"
+        )
+    return encoder
+
+
 class Critic(Baseline, Fitted, nn.Module):
     r"""Value function V(S_t) with an encoder and a body of its own, fitted to the returns after the policy's step.
 
@@ -44,7 +55,9 @@ class Critic(Baseline, Fitted, nn.Module):
         lr: learning rate of its Adam.
         epochs: passes over the batch per update.
         minibatch_size: timesteps per step of its optimizer.
-        encoder: class of an encoder; None for that of the observation space, without normalisation.
+        encoder: class of an encoder; None for that of the observation space, without normalisation; ``"policy"`` to
+            share the policy's, which then learns from the critic's targets alone: they have less noise than the policy
+            gradient, which is left with the layers after the encoder.
 
     Raises:
         ValueError: an argument out of range.
@@ -62,7 +75,7 @@ class Critic(Baseline, Fitted, nn.Module):
         lr: float = 1e-3,
         epochs: int = 10,
         minibatch_size: int = 256,
-        encoder: Callable[[gym.Space], Encoder] | None = NormalizeObservations,
+        encoder: Callable[[gym.Space], Encoder] | Literal["policy"] | None = NormalizeObservations,
     ) -> None:
         super().__init__()
         if not lr > 0:
@@ -79,11 +92,17 @@ class Critic(Baseline, Fitted, nn.Module):
         self._optimizer_state: dict[str, Any] = {}
         self._valued: tuple[Episodes, Values] | None = None
 
-    def prepare(self, observation_space: gym.Space) -> None:
-        """Make the networks for an observation space."""
-        self.encoder = self.make_encoder(observation_space)
+    def prepare(self, observation_space: gym.Space, policy: nn.Module) -> None:
+        """Make the networks for an observation space.
+
+        Raises:
+            ValueError: the policy has no encoder that could be shared.
+        """
+        self.encoder = shared_encoder(policy) if self.make_encoder == "policy" else self.make_encoder(observation_space)
         self.body = MLPBody(self.encoder.num_features, 1, self.hidden_sizes, self.activation, init="orthogonal")
-        self.requires_grad_(False)  # Or DDP would wait for its gradients.
+        self.requires_grad_(
+            False
+        )  # Or DDP would wait for its gradients, and the policy's would reach a shared encoder.
 
     __call__ = nn.Module.__call__
 

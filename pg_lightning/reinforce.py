@@ -82,7 +82,7 @@ class Reinforce(Agent):
         self.returns = self.part("returns", returns or self.baseline.returns(), Returns)
         self.normalization = self.part("normalization", normalization or defaults.normalization(), Normalization)
         self.entropy_coef = self.part("entropy_coef", entropy_coef, Schedule)
-        self.baseline.prepare(self.env.observation_space)
+        self.baseline.prepare(self.env.observation_space, self.policy)
         self.gamma, self.discount_states, self.chunk_size = gamma, discount_states, chunk_size
         self.gradient_variance = gradient_variance
         self.save_hyperparameters({"gamma": gamma, "discount_states": discount_states})

@@ -36,7 +36,7 @@ def test_a_single_episode_has_nothing_to_be_compared_with():
 
 def test_a_linear_baseline_finds_a_linear_function():
     baseline = LinearBaseline()
-    baseline.prepare(gym.spaces.Box(-np.inf, np.inf, (2,), np.float32))
+    baseline.prepare(gym.spaces.Box(-np.inf, np.inf, (2,), np.float32), torch.nn.Module())
     observations = torch.randn(400, 2)
     steps = torch.arange(200).repeat(2) / 100
     returns = (2 * observations[:, 0] - observations[:, 1] ** 2 + steps + 4).double()

@@ -15,7 +15,7 @@ SPACE = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
 
 def made(**arguments):
     critic = Critic(**arguments)
-    critic.prepare(SPACE)
+    critic.prepare(SPACE, torch.nn.Module())
     return critic
 
 

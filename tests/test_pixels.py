@@ -137,10 +137,11 @@ def test_images_bound_the_chunks():
     assert rows_together(torch.zeros(5, 4), 10**6) == 10**6
 
 
-def test_a_resumed_run_on_pixels_is_the_uninterrupted_one(folder):  # noqa: F811
+@pytest.mark.parametrize("critic", [[], ["--model.baseline", "Critic", "--model.baseline.encoder", "policy"]])
+def test_a_resumed_run_on_pixels_is_the_uninterrupted_one(folder, critic):  # noqa: F811
     arguments = [*QUIET, "--env.id", "tests.pixels:Catch-v0", "--env.wrappers", "[tests.pixels.stacked]"]
     arguments += ["--model.policy", "pg_lightning.policies.CNNPolicy", "--data.num_envs", "4"]
-    arguments += ["--checkpoint.every_seconds", "0"]
+    arguments += ["--checkpoint.every_seconds", "0", *critic]
     main(["fit", *arguments, "--trainer.max_steps", "4"])
     main(["fit", *arguments, "--trainer.max_steps", "2"])
     runs = folder / "runs/tests.pixels_Catch-v0"
@@ -151,6 +152,43 @@ def test_a_resumed_run_on_pixels_is_the_uninterrupted_one(folder):  # noqa: F811
     assert one["state_dict"].keys() == other["state_dict"].keys()
     for name, value in one["state_dict"].items():
         assert not isinstance(value, torch.Tensor) or torch.equal(value, other["state_dict"][name])
+
+
+def test_a_shared_encoder_learns_from_the_critic_alone(monkeypatch):
+    pl.seed_everything(0, verbose=False)
+    agent = Reinforce(catch(), SMALL, baseline=Critic(encoder="policy"))
+    seen, fit = [encoder_of(agent)], agent.baseline.fit
+    monkeypatch.setattr(agent.baseline, "fit", lambda batch: [seen.append(encoder_of(agent)), fit(batch)][1])
+    before = agent.policy.body[0].weight.clone()
+    trainer(1).fit(agent, EpisodeDataModule(num_envs=8))
+    assert torch.equal(seen[0], seen[1]) and not torch.equal(before, agent.policy.body[0].weight)
+    assert not torch.equal(seen[1], encoder_of(agent))
+    assert agent.policy.encoder is agent.baseline.encoder
+    assert not any(p.requires_grad for p in agent.policy.encoder.parameters())
+
+
+def test_a_checkpoint_with_a_shared_encoder_shares_it_again(tmp_path):
+    agent = Reinforce(catch(), SMALL, baseline=Critic(encoder="policy"))
+    one = trainer(2)
+    one.fit(agent, EpisodeDataModule(num_envs=8))
+    one.save_checkpoint(tmp_path / "one.ckpt")
+    loaded = Reinforce.load_from_checkpoint(tmp_path / "one.ckpt")
+    assert loaded.policy.encoder is loaded.baseline.encoder
+    assert torch.equal(encoder_of(loaded), encoder_of(agent))
+
+
+def test_only_an_encoder_can_be_shared():
+    with pytest.raises(ValueError, match="needs a policy with an Encoder, as MLPPolicy has one; Plain has none"):
+        Reinforce(catch(), Plain, baseline=Critic(encoder="policy"))
+
+
+class Plain(torch.nn.Module):
+    def __init__(self, observation_space, action_space):
+        super().__init__()
+
+
+def encoder_of(agent):
+    return torch.nn.utils.parameters_to_vector(agent.policy.encoder.parameters()).clone()
 
 
 def test_flat_pixels_are_learnt_from_too():

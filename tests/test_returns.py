@@ -263,7 +263,7 @@ def test_equal_returns_are_not_scaled(reward):
 def test_a_batch_is_converted_to_the_scale_of_the_next_update():
     """So that what a critic learns from one update is in the units of the next."""
     scaled, critic = ScaledRewards(), LinearBaseline()
-    critic.prepare(Counting.observation_space)
+    critic.prepare(Counting.observation_space, torch.nn.Module())
     observations = torch.tensor([[0.0, 0, 0, 0, t] for t in range(40)])
     episodes = episodes_of([1000.0 * (t + 1) for t in range(40)], [40], observations=observations)
     for _ in range(3):
