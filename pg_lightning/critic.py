@@ -75,7 +75,7 @@ class Critic(Baseline, Fitted, nn.Module):
         lr: float = 1e-3,
         epochs: int = 10,
         minibatch_size: int = 256,
-        encoder: Callable[[gym.Space], Encoder] | Literal["policy"] | None = NormalizeObservations,
+        encoder: Literal["policy"] | Callable[[gym.Space], Encoder] | None = NormalizeObservations,
     ) -> None:
         super().__init__()
         if not lr > 0:
