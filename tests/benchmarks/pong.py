@@ -162,15 +162,16 @@ TEXT = """\
 # Pong
 
 `ALE/Pong-v5` from pixels, with sticky actions: the last action is repeated with probability 0.25. The mean return of
-the last {window} games in training, sampled actions, with its 95 % interval over these games, and the number of decisions
-after which that mean first exceeded a return. Each run is of one seed, and one seed is an example ([trials](trials.md)):
+the last {window} games in training, sampled actions, with its 95 % interval over these games, and the number of
+decisions after which that mean first exceeded a return. Each run is of one seed, and one seed is an example
+([trials](trials.md)):
 
 {table}
 
-"Encoders apart" is `configs/pong.yaml` as it was before the critic shared the policy's encoder. The run "changed by hand"
-had such settings, which were changed six times while it went on, as the trials tell. PPO has the frames, the actions and
-the networks of `configs/pong.yaml`, shared convolutions, and the settings of RL Zoo for Atari games. A run with fewer
-than 5,000,000 decisions was stopped there for want of time.
+"Encoders apart" is `configs/pong.yaml` as it was before the critic shared the policy's encoder. The run "changed by
+hand" had such settings, which were changed six times while it went on, as the trials tell. PPO has the frames, the
+actions and the networks of `configs/pong.yaml`, shared convolutions, and the settings of RL Zoo for Atari games. A run
+with fewer than 5,000,000 decisions was stopped there for want of time.
 
 One thread, {where}, with other work on the machine: the hours are a rough figure.
 {frames} frames to a decision. Typed again, a command goes on.
