@@ -32,14 +32,20 @@ def squared_error_gradient(values: Tensor, targets: Tensor) -> Tensor:
     return (values - targets) * (2 / len(targets))
 
 
+class PolicyEncoder(Encoder):
+    """Stands for the policy's encoder: ``Critic(encoder=PolicyEncoder)`` shares it."""
+
+    def forward(self, observations: Tree) -> Tensor:
+        """Raise: the policy's encoder takes its place."""
+        raise NotImplementedError("PolicyEncoder stands for the policy's encoder")
+
+
 def shared_encoder(policy: nn.Module) -> Encoder:
     """Return a policy's encoder."""
     encoder = getattr(policy, "encoder", None)
     if not isinstance(encoder, Encoder):
         name = type(policy).__name__
-        raise ValueError(
-            f"Critic(encoder='policy') needs a policy with an Encoder, as MLPPolicy has one; {name} has none"
-        )
+        raise ValueError(f"PolicyEncoder needs a policy with an Encoder, as MLPPolicy has one; {name} has none")
     return encoder
 
 
@@ -55,9 +61,9 @@ class Critic(Baseline, Fitted, nn.Module):
         lr: learning rate of its Adam.
         epochs: passes over the batch per update.
         minibatch_size: timesteps per step of its optimizer.
-        encoder: class of an encoder; None for that of the observation space, without normalisation; ``"policy"`` to
-            share the policy's, which then learns from the critic's targets alone: they have less noise than the policy
-            gradient, which is left with the layers after the encoder.
+        encoder: class of an encoder; None for that of the observation space, without normalisation;
+            :class:`PolicyEncoder` to share the policy's, which then learns from the critic's targets alone: they have
+            less noise than the policy gradient, which is left with the layers after the encoder.
 
     Raises:
         ValueError: an argument out of range.
@@ -75,7 +81,7 @@ class Critic(Baseline, Fitted, nn.Module):
         lr: float = 1e-3,
         epochs: int = 10,
         minibatch_size: int = 256,
-        encoder: Literal["policy"] | Callable[[gym.Space], Encoder] | None = NormalizeObservations,
+        encoder: Callable[[gym.Space], Encoder] | None = NormalizeObservations,
     ) -> None:
         super().__init__()
         if not lr > 0:
@@ -98,11 +104,11 @@ class Critic(Baseline, Fitted, nn.Module):
         Raises:
             ValueError: the policy has no encoder that could be shared.
         """
-        self.encoder = shared_encoder(policy) if self.make_encoder == "policy" else self.make_encoder(observation_space)
+        encoder = self.make_encoder(observation_space)
+        self.encoder = shared_encoder(policy) if isinstance(encoder, PolicyEncoder) else encoder
         self.body = MLPBody(self.encoder.num_features, 1, self.hidden_sizes, self.activation, init="orthogonal")
-        self.requires_grad_(
-            False
-        )  # Or DDP would wait for its gradients, and the policy's would reach a shared encoder.
+        # DDP would wait for gradients, and the policy's would reach an encoder that is shared.
+        self.requires_grad_(False)
 
     __call__ = nn.Module.__call__
 

@@ -23,6 +23,7 @@ from pg_lightning import (
     Reinforce,
 )
 from pg_lightning.cli import main
+from pg_lightning.critic import PolicyEncoder
 from pg_lightning.envs import EnvironmentFault
 from pg_lightning.envs.frames import FrameStack, FrameStackSpace
 from pg_lightning.frames import CHUNK_BYTES, FrameStacks, rows_together, stacked
@@ -137,7 +138,9 @@ def test_images_bound_the_chunks():
     assert rows_together(torch.zeros(5, 4), 10**6) == 10**6
 
 
-@pytest.mark.parametrize("critic", [[], ["--model.baseline", "Critic", "--model.baseline.encoder", "policy"]])
+@pytest.mark.parametrize(
+    "critic", [[], ["--model.baseline", "Critic", "--model.baseline.encoder", "pg_lightning.critic.PolicyEncoder"]]
+)
 def test_a_resumed_run_on_pixels_is_the_uninterrupted_one(folder, critic):  # noqa: F811
     arguments = [*QUIET, "--env.id", "tests.pixels:Catch-v0", "--env.wrappers", "[tests.pixels.stacked]"]
     arguments += ["--model.policy", "pg_lightning.policies.CNNPolicy", "--data.num_envs", "4"]
@@ -156,7 +159,7 @@ def test_a_resumed_run_on_pixels_is_the_uninterrupted_one(folder, critic):  # no
 
 def test_a_shared_encoder_learns_from_the_critic_alone(monkeypatch):
     pl.seed_everything(0, verbose=False)
-    agent = Reinforce(catch(), SMALL, baseline=Critic(encoder="policy"))
+    agent = Reinforce(catch(), SMALL, baseline=Critic(encoder=PolicyEncoder))
     seen, fit = [encoder_of(agent)], agent.baseline.fit
     monkeypatch.setattr(agent.baseline, "fit", lambda batch: [seen.append(encoder_of(agent)), fit(batch)][1])
     before = agent.policy.body[0].weight.clone()
@@ -168,7 +171,7 @@ def test_a_shared_encoder_learns_from_the_critic_alone(monkeypatch):
 
 
 def test_a_checkpoint_with_a_shared_encoder_shares_it_again(tmp_path):
-    agent = Reinforce(catch(), SMALL, baseline=Critic(encoder="policy"))
+    agent = Reinforce(catch(), SMALL, baseline=Critic(encoder=PolicyEncoder))
     one = trainer(2)
     one.fit(agent, EpisodeDataModule(num_envs=8))
     one.save_checkpoint(tmp_path / "one.ckpt")
@@ -178,8 +181,10 @@ def test_a_checkpoint_with_a_shared_encoder_shares_it_again(tmp_path):
 
 
 def test_only_an_encoder_can_be_shared():
-    with pytest.raises(ValueError, match="needs a policy with an Encoder, as MLPPolicy has one; Plain has none"):
-        Reinforce(catch(), Plain, baseline=Critic(encoder="policy"))
+    with pytest.raises(
+        ValueError, match="PolicyEncoder needs a policy with an Encoder, as MLPPolicy has one; Plain has none"
+    ):
+        Reinforce(catch(), Plain, baseline=Critic(encoder=PolicyEncoder))
 
 
 class Plain(torch.nn.Module):
