@@ -27,7 +27,7 @@ def sampled(update=0, count=600):
 
 
 def test_it_learns_the_returns():
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     critic = made()
     for update in range(60):
         critic.fit(sampled(update))
