@@ -50,7 +50,7 @@ def shared_encoder(policy: nn.Module) -> Encoder:
 
 
 class Critic(Baseline, Fitted, nn.Module):
-    r"""Value function V(S_t) with an encoder and a body of its own, fitted to the returns after the policy's step.
+    r"""Value function V(S_t), a network of its own unless it shares the encoder, fitted to the returns after each step.
 
     Advantages of an update use the critic as it was before that update, so the update's own returns are no part of it.
     Targets are divided by the running standard deviation of the returns.

@@ -27,9 +27,9 @@ def sampled(update=0, count=600):
 
 
 def test_it_learns_the_returns():
-    torch.manual_seed(1)
+    torch.manual_seed(0)
     critic = made()
-    for update in range(60):
+    for update in range(120):  # After 60, five starts in twelve are not there yet.
         critic.fit(sampled(update))
     fresh = sampled(99)
     residual = fresh.returns - critic.values(fresh.episodes).values

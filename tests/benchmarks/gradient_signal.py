@@ -48,13 +48,17 @@ class Measure:
     def __init__(self, agent: Reinforce, episodes: Episodes) -> None:
         self.agent, self.episodes = agent, episodes
         self.gamma, self.gae_lambda = agent.gamma, agent.returns.gae_lambda
-        self.goals = self.gradients(1.0, 1.0)
+        self.goals = self._gradients(1.0, 1.0)
         everything = agent.estimate(episodes).spaced(REFERENCE)
         self.fisher = FisherProduct(agent.policy, agent.learning_parameters(), everything, alone)
-        self.rows = self.gradients(self.gamma, self.gae_lambda)
+        self.rows = self._gradients(self.gamma, self.gae_lambda)
 
     def gradients(self, gamma: float, gae_lambda: float) -> Tensor:
         """Return the gradient of the expected return as each episode tells it ``[E, P]``, float64."""
+        found = {(1.0, 1.0): self.goals, (self.gamma, self.gae_lambda): self.rows}.get((gamma, gae_lambda))
+        return self._gradients(gamma, gae_lambda) if found is None else found
+
+    def _gradients(self, gamma: float, gae_lambda: float) -> Tensor:
         self.agent.gamma, self.agent.returns.gae_lambda = gamma, gae_lambda
         single = torch.eye(len(self.episodes), dtype=torch.bool)
         found = torch.stack([gradient(self.agent, self.episodes.select(one)) for one in single])

@@ -4,10 +4,11 @@
     python -m tests.benchmarks.pixels memory
 
 Speed: eight environments, one after the other in one process, one thread. Both learn from every decision once (one
-epoch, minibatches of 512) with the networks of ``configs/pong.yaml``; its critic is a network of its own, here with one
-pass instead of two. The natural gradient of that configuration is measured, and the plain one, which is what PPO takes;
-PPO's critic as a network of its own, and with convolutions that it shares with the policy. The environments' time is
-taken off for all: what is left is acting and learning. Memory: one update of ten whole games of both configurations.
+epoch, minibatches of 512) with the networks of ``configs/pong.yaml``, whose critic shares the policy's convolutions,
+here with one pass instead of four. The natural gradient of that configuration is measured, and the plain one, which is
+what PPO takes; PPO's critic as a network of its own, and with convolutions that it shares with the policy. The
+environments' time is taken off for all: what is left is acting and learning. Memory: one update of ten whole games of
+both configurations.
 """
 
 import argparse

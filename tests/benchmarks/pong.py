@@ -174,7 +174,7 @@ actions and the networks of `configs/pong.yaml`, shared convolutions, and the se
 with fewer than 5,000,000 decisions was stopped there for want of time.
 
 One thread, {where}, with other work on the machine: the hours are a rough figure.
-{frames} frames to a decision. Typed again, a command goes on.
+{frames} frames to a decision. Typed again, a command goes on; PPO's begins anew.
 
 ```sh
 {runs}
