@@ -33,11 +33,16 @@ def squared_error_gradient(values: Tensor, targets: Tensor) -> Tensor:
 
 
 class PolicyEncoder(Encoder):
-    """Stands for the policy's encoder: ``Critic(encoder=PolicyEncoder)`` shares it."""
+    """Stands for the policy's encoder: ``Critic(encoder=PolicyEncoder)`` shares it. No policy can have it."""
+
+    @property
+    def num_features(self) -> int:  # type: ignore[override]
+        """Raise: the policy's encoder takes its place."""
+        raise ValueError("PolicyEncoder stands for the policy's encoder, so it is for a critic alone")
 
     def forward(self, observations: Tree) -> Tensor:
-        """Raise: the policy's encoder takes its place."""
-        raise NotImplementedError("PolicyEncoder stands for the policy's encoder")
+        """Raise, as ``num_features`` does."""
+        raise NotImplementedError
 
 
 def shared_encoder(policy: nn.Module) -> Encoder:

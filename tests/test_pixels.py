@@ -185,6 +185,8 @@ def test_only_an_encoder_can_be_shared():
         ValueError, match="PolicyEncoder needs a policy with an Encoder, as MLPPolicy has one; Plain has none"
     ):
         Reinforce(catch(), Plain, baseline=Critic(encoder=PolicyEncoder))
+    with pytest.raises(ValueError, match="it is for a critic alone"):
+        Reinforce(catch(), partial(MLPPolicy, encoder=PolicyEncoder))
 
 
 class Plain(torch.nn.Module):

@@ -139,7 +139,10 @@ class ImageEncoder(Encoder):
         """Map images ``[T, *obs]`` to ``[T, F]``."""
         images = observations if observations.ndim == 4 else observations[..., None]
         images = images if self.channels_first else images.permute(0, 3, 1, 2)  # (T, channels, height, width)
-        return self.cnn((images.to(self._dtype.dtype) - self.low) / self.width)
+        images = images.to(self._dtype.dtype)
+        # Most images begin at 0, and some end at 1: what would change nothing is left out, as it takes time.
+        images = images - self.low if self.low != 0 else images
+        return self.cnn(images / self.width if self.width != 1 else images)
 
 
 class ConcatenateEncoder(Encoder):

@@ -6,9 +6,9 @@
 Speed: eight environments, one after the other in one process, one thread. Both learn from every decision once (one
 epoch, minibatches of 512) with the networks of ``configs/pong.yaml``, whose critic shares the policy's convolutions,
 here with one pass instead of four. The natural gradient of that configuration is measured, and the plain one, which is
-what PPO takes; PPO's critic as a network of its own, and with convolutions that it shares with the policy. The
-environments' time is taken off for all: what is left is acting and learning. Memory: one update of ten whole games of
-both configurations.
+what PPO takes; PPO with the same networks, with two that share nothing, and with two that share the hidden layer, too.
+The environments' time is taken off for all: what is left is acting and learning. Memory: one update of ten whole games
+of both configurations.
 """
 
 import argparse
@@ -47,8 +47,16 @@ def ours(seconds: float, direction: Sequence[str] = ()) -> dict[str, Any]:
     return {"env_steps": summary["env_steps"], "seconds": summary["seconds"], "env_seconds": clocks.seconds[ENV]}
 
 
-def sb3_ppo(envs: Any, shared: bool, seed: int = 0, **settings: Any) -> Any:
-    """Make Stable-Baselines3's PPO with the networks of ``configs/pong.yaml``, the convolutions shared or not."""
+def sb3_ppo(envs: Any, shared: int, seed: int = 0, **settings: Any) -> Any:
+    """Make Stable-Baselines3's PPO with the networks of ``configs/pong.yaml``.
+
+    Args:
+        envs: of Stable-Baselines3.
+        shared: what policy and critic have in common: 0 for nothing, 1 for the convolutions, as ``configs/pong.yaml``
+            has it, 2 for the hidden layer, too.
+        seed: of everything.
+        settings: of PPO.
+    """
     from stable_baselines3 import PPO
     from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
@@ -57,19 +65,20 @@ def sb3_ppo(envs: Any, shared: bool, seed: int = 0, **settings: Any) -> Any:
     class Features(BaseFeaturesExtractor):
         def __init__(self, space: gym.Space) -> None:
             body = CNNBody(space.shape)  # type: ignore[arg-type]
-            super().__init__(space, 256)
-            self.body = nn.Sequential(body, nn.Linear(body.num_outputs, 256), nn.ReLU())
+            hidden = [nn.Linear(body.num_outputs, 256), nn.ReLU()] if shared == 2 else []
+            super().__init__(space, 256 if hidden else body.num_outputs)
+            self.body = nn.Sequential(body, *hidden)
 
         def forward(self, frames: torch.Tensor) -> torch.Tensor:
             return self.body(frames)
 
-    network = {"features_extractor_class": Features, "net_arch": [], "normalize_images": False}
-    network["share_features_extractor"] = shared
+    network = {"features_extractor_class": Features, "normalize_images": False, "activation_fn": nn.ReLU}
+    network |= {"net_arch": [] if shared == 2 else [256], "share_features_extractor": shared > 0}
     return PPO("MlpPolicy", envs, policy_kwargs=network, seed=seed, gamma=0.99, device="cpu", **settings)
 
 
-def stable_baselines3(seconds: float, shared: bool) -> dict[str, Any]:
-    """Train PPO of Stable-Baselines3 on the same frames, its critic with the policy's convolutions or its own."""
+def stable_baselines3(seconds: float, shared: int) -> dict[str, Any]:
+    """Train PPO of Stable-Baselines3 on the same frames; ``shared`` as for :func:`sb3_ppo`."""
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.vec_env import VecEnvWrapper
 
@@ -107,8 +116,9 @@ def ten_games(options: list[str]) -> dict[str, Any]:
 CASES: dict[str, Callable[..., dict[str, Any]]] = {
     "ours": ours,
     "ours-gradient": lambda seconds: ours(seconds, ["--model.direction", "Gradient"]),
-    "sb3": lambda seconds: stable_baselines3(seconds, shared=False),
-    "sb3-shared": lambda seconds: stable_baselines3(seconds, shared=True),
+    "sb3-0": lambda seconds: stable_baselines3(seconds, shared=0),
+    "sb3-1": lambda seconds: stable_baselines3(seconds, shared=1),
+    "sb3-2": lambda seconds: stable_baselines3(seconds, shared=2),
     "pong": lambda _: ten_games(PONG),
     "pong_karpathy": lambda _: ten_games(KARPATHY),
 }
@@ -117,10 +127,11 @@ CASES: dict[str, Callable[..., dict[str, Any]]] = {
 def speed(seconds: float, rounds: int) -> None:
     """Print the time per decision, median over the rounds."""
     labels = {
-        "ours": "pg_lightning",
-        "ours-gradient": "the same, the plain gradient",
-        "sb3": "Stable-Baselines3 PPO",
-        "sb3-shared": "the same, shared convolutions",
+        "ours": "pg_lightning, natural gradient",
+        "ours-gradient": "pg_lightning, plain gradient",
+        "sb3-1": "Stable-Baselines3 PPO, the same networks",
+        "sb3-0": "Stable-Baselines3 PPO, nothing shared",
+        "sb3-2": "Stable-Baselines3 PPO, hidden layer shared",
     }
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in labels}
     for number in range(rounds):

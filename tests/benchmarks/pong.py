@@ -81,7 +81,7 @@ def ppo(seed: int) -> None:
     envs = make_vec_env(make, n_envs=8, seed=seed)
     settings = {"n_steps": 128, "n_epochs": 4, "batch_size": 256, "vf_coef": 0.5, "ent_coef": 0.01}
     falling = {"learning_rate": lambda left: 2.5e-4 * left, "clip_range": lambda left: 0.1 * left}
-    algorithm = sb3_ppo(envs, shared=True, seed=seed, **settings, **falling)
+    algorithm = sb3_ppo(envs, shared=2, seed=seed, **settings, **falling)
     RUNS.mkdir(parents=True, exist_ok=True)
     with (RUNS / f"{PPO}_{seed}.csv").open("w") as file:
         log = GameLog(file)
