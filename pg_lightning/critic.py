@@ -16,6 +16,7 @@ from pg_lightning.policies.bodies import MLPBody
 from pg_lightning.policies.encoders import Encoder, make_encoder
 from pg_lightning.policies.normalization import NormalizeObservations
 from pg_lightning.returns import GAE, Values
+from pg_lightning.schedules import Schedule, value_of
 from pg_lightning.tree import Tree, tree_leaves, tree_map
 
 CHUNK = 16_384
@@ -63,7 +64,7 @@ class Critic(Baseline, Fitted, nn.Module):
     Args:
         hidden_sizes: units of each hidden layer.
         activation: between the layers.
-        lr: learning rate of its Adam.
+        lr: learning rate of its Adam: a number or a schedule.
         epochs: passes over the batch per update.
         minibatch_size: timesteps per step of its optimizer.
         encoder: class of an encoder; None for that of the observation space, without normalisation;
@@ -83,13 +84,13 @@ class Critic(Baseline, Fitted, nn.Module):
         self,
         hidden_sizes: Sequence[int] = (64, 64),
         activation: Literal["relu", "tanh"] = "tanh",
-        lr: float = 1e-3,
+        lr: float | Schedule = 1e-3,
         epochs: int = 10,
         minibatch_size: int = 256,
         encoder: Callable[[gym.Space], Encoder] | None = NormalizeObservations,
     ) -> None:
         super().__init__()
-        if not lr > 0:
+        if not isinstance(lr, Schedule) and not lr > 0:
             raise ValueError(f"lr must be more than 0, not {lr}")
         if epochs < 1 or minibatch_size < 1:
             raise ValueError(f"epochs and minibatch_size must be at least 1, not {epochs} and {minibatch_size}")
@@ -160,6 +161,8 @@ class Critic(Baseline, Fitted, nn.Module):
         backpropagate = self.body.backpropagate if fixed else self._backpropagate
         self.requires_grad_(True)
         self.optimizer = self.optimizer or self._make_optimizer()
+        for group in self.optimizer.param_groups:
+            group["lr"] = value_of(self.lr, batch.progress)
         try:
             for _ in range(self.epochs):
                 order = torch.randperm(len(targets), generator=generator).to(targets.device)
@@ -181,11 +184,9 @@ class Critic(Baseline, Fitted, nn.Module):
         outputs.backward(outer(outputs.detach()))
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
-        optimizer = torch.optim.Adam(self.parameters(), lr=self.lr, fused=True)
+        optimizer = torch.optim.Adam(self.parameters(), fused=True)
         if self._optimizer_state:
             optimizer.load_state_dict(self._optimizer_state)
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr  # That of now, rather than that of the checkpoint.
         return optimizer
 
     def get_extra_state(self) -> dict[str, Any]:

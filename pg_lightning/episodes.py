@@ -204,6 +204,7 @@ class Batch:
         advantages: normalised advantages ``[T]``.
         num_episodes: divisor of the loss: the mean number of episodes of a process.
         outcome: results of all episodes that were played, those that are not learnt from too.
+        progress: of the run before the batch, from 0 to 1; ``None`` where its end is unknown.
         whole: the batch of all processes; this one where there is a single process.
     """
 
@@ -213,6 +214,7 @@ class Batch:
     advantages: Tensor
     num_episodes: float
     outcome: Outcome
+    progress: float | None = None
     whole: "Batch" = field(init=False)
 
     def __post_init__(self) -> None:

@@ -99,7 +99,8 @@ class Reinforce(Agent):
         advantages = checked("advantages", normalized, episodes)  # [T]
         if self.discount_states:
             advantages = advantages * timestep_discounts(episodes.lengths, self.gamma)  # [T]
-        batch = Batch(episodes, returns, baseline, advantages.to(self.dtype), len(episodes), outcome)
+        estimates = returns, baseline, advantages.to(self.dtype)
+        batch = Batch(episodes, *estimates, len(episodes), outcome, self.progress)
         return own_part(self, batch, played)
 
     def loss(self, chunk: Chunk) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pg_lightning import GAE, Critic, EpisodeDataModule, NormalizeObservations, Reinforce
+from pg_lightning import GAE, Critic, EpisodeDataModule, Linear, NormalizeObservations, Reinforce
 from tests.helpers import batch_of, episodes_of, trainer
 
 SPACE = gym.spaces.Box(-np.inf, np.inf, (2,), np.float32)
@@ -95,6 +95,20 @@ def test_it_is_fitted_after_the_step():
     trainer(2).fit(agent, EpisodeDataModule(num_envs=4))
     assert len(seen) == 2 and not torch.equal(seen[0][0], before)
     assert torch.equal(seen[1][0], agent.policy.state_dict()["body.0.weight"])
+
+
+def test_its_learning_rate_falls_with_the_progress_of_the_run():
+    agent, rates = Reinforce("CartPole-v1", baseline=Critic(lr=Linear(0.4))), []
+    fit = agent.baseline.fit
+
+    def watched(batch):
+        fit(batch)
+        rates.append(agent.baseline.optimizer.param_groups[0]["lr"])
+        return {}
+
+    agent.baseline.fit = watched
+    trainer(4).fit(agent, EpisodeDataModule(num_envs=2))
+    assert rates == pytest.approx([0.4, 0.3, 0.2, 0.1])
 
 
 @pytest.mark.parametrize("arguments", [{"lr": 0}, {"epochs": 0}, {"minibatch_size": 0}, {"hidden_sizes": (0,)}])
