@@ -205,7 +205,6 @@ class Batch:
         num_episodes: divisor of the loss: the mean number of episodes of a process.
         outcome: results of all episodes that were played, those that are not learnt from too.
         progress: of the run before the batch, from 0 to 1; ``None`` where its end is unknown.
-        whole: the batch of all processes; this one where there is a single process.
     """
 
     episodes: Episodes
@@ -215,13 +214,21 @@ class Batch:
     num_episodes: float
     outcome: Outcome
     progress: float | None = None
-    whole: "Batch" = field(init=False)
+    _whole: "Batch | None" = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         """Refuse anything but constant numbers per timestep."""
-        self.whole = self
         for name in ("returns", "baseline", "advantages"):
             checked(name, getattr(self, name), self.episodes)
+
+    @property
+    def whole(self) -> "Batch":
+        """Return the batch of all processes; this one where there is a single process."""
+        return self._whole or self  # A reference to itself would keep its memory until the garbage collector comes.
+
+    @whole.setter
+    def whole(self, batch: "Batch") -> None:
+        self._whole = batch
 
     def to(self, device: torch.device) -> "Batch":
         """Move it to a device."""
@@ -229,7 +236,7 @@ class Batch:
             return self
         moved = {name: getattr(self, name).to(device) for name in ("episodes", "returns", "baseline", "advantages")}
         batch = replace(self, **moved)
-        batch.whole = batch if self.whole is self else self.whole.to(device)
+        batch._whole = self._whole and self._whole.to(device)
         return batch
 
     def chunk(self) -> Chunk:

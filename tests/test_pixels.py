@@ -1,5 +1,7 @@
 """Pixels: frames stored once, exact gradients, exact resume, and a policy that learns from images."""
 
+import gc
+import weakref
 from functools import partial
 
 import gymnasium as gym
@@ -112,6 +114,25 @@ def test_learning_is_that_of_whole_stacks(parts):
         trainer(2).fit(agent, EpisodeDataModule(num_envs=4))
         final.append(weights_of(agent))
     assert all(map(torch.equal, *final))
+
+
+@pytest.mark.parametrize("baseline", [LeaveOneOut, partial(Critic, encoder=PolicyEncoder)])
+def test_the_frames_of_an_update_are_freed_before_the_next_is_learnt_from(baseline, monkeypatch):
+    """By themselves: the garbage collector may come many updates later, and each of them may be of 200 MB."""
+    agent, frames, left = learner(baseline=baseline(), direction=NaturalGradient()), [], []
+
+    def watched(episodes, estimate=agent.estimate):
+        left.append(sum(frame() is not None for frame in frames))
+        frames.append(weakref.ref(episodes.observations.frames))
+        return estimate(episodes)
+
+    monkeypatch.setattr(agent, "estimate", watched)
+    gc.disable()
+    try:
+        trainer(3).fit(agent, EpisodeDataModule(num_envs=4))
+    finally:
+        gc.enable()
+    assert left == [0, 0, 0]
 
 
 def test_the_gradient_on_pixels_is_that_of_all_timesteps_at_once(monkeypatch):
