@@ -112,12 +112,11 @@ class Agent(pl.LightningModule):
         checks.check_hyper_parameters(self.hparams)
 
     def on_train_start(self) -> None:
-        """Refuse a loader that would sample with an older policy than the one that learns."""
+        """Refuse what would go wrong in the run that begins."""
         keep_freed_memory()
         self._logged, self._learnt = self.global_step, -1
         self._publish()
-        checks.check_loader(self.trainer)
-        checks.check_step_length(self.trainer, self.direction, self.make_optimizer is not None)
+        checks.check_start(self)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Refuse gradient accumulation, which a callback may have switched on: episodes would be learnt from twice."""

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pg_lightning.directions import Direction
+from pg_lightning.schedules import value_of
 
 LAG_LIMIT, LAG_LIMIT_AUTOCAST = 1e-3, 0.1
 """Largest difference between recorded and recomputed log-probs, relative to 1 + |log π|."""
@@ -24,6 +25,15 @@ def check_numbers(trainer: Any) -> None:
         raise ValueError("Apple's GPUs have no float64, in which returns are computed: use accelerator 'cpu'")
     if trainer.precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {trainer.precision}")
+
+
+def check_start(agent: Any) -> None:
+    """Refuse, with a ValueError, what would go wrong in the run that begins."""
+    check_loader(agent.trainer)
+    check_step_length(agent.trainer, agent.direction, agent.make_optimizer is not None)
+    for part in (*agent.modules(), agent.direction):
+        for setting in vars(part).values():
+            value_of(setting, agent.progress)  # Raises where a schedule has no end.
 
 
 def check_loader(trainer: Any) -> None:

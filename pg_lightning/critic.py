@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import gymnasium as gym
 import torch
@@ -16,7 +16,7 @@ from pg_lightning.policies.bodies import MLPBody
 from pg_lightning.policies.encoders import Encoder, make_encoder
 from pg_lightning.policies.normalization import NormalizeObservations
 from pg_lightning.returns import GAE, Values
-from pg_lightning.schedules import Schedule, value_of
+from pg_lightning.schedules import Schedule, check_positive, value_of
 from pg_lightning.tree import Tree, tree_leaves, tree_map
 
 CHUNK = 16_384
@@ -90,8 +90,7 @@ class Critic(Baseline, Fitted, nn.Module):
         encoder: Callable[[gym.Space], Encoder] | None = NormalizeObservations,
     ) -> None:
         super().__init__()
-        if not isinstance(lr, Schedule) and not lr > 0:
-            raise ValueError(f"lr must be more than 0, not {lr}")
+        check_positive("lr", lr)
         if epochs < 1 or minibatch_size < 1:
             raise ValueError(f"epochs and minibatch_size must be at least 1, not {epochs} and {minibatch_size}")
         self.hidden_sizes, self.activation, self.make_encoder = hidden_sizes, activation, encoder or make_encoder
@@ -114,7 +113,8 @@ class Critic(Baseline, Fitted, nn.Module):
         self.encoder = shared_encoder(policy) if isinstance(encoder, PolicyEncoder) else encoder
         self.body = MLPBody(self.encoder.num_features, 1, self.hidden_sizes, self.activation, init="orthogonal")
         # DDP would wait for gradients, and the policy's would reach an encoder that is shared.
-        self.requires_grad_(False)
+        self._learnt = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        self._learn(False)
 
     __call__ = nn.Module.__call__
 
@@ -135,8 +135,8 @@ class Critic(Baseline, Fitted, nn.Module):
         device, count = self.moments.device, len(tree_leaves(observations)[0])
         parts, size = [], rows_together(observations, CHUNK)
         for start in range(0, count, size):
-            part = tree_map(lambda leaf, a=start: leaf[a : a + size].to(device), observations)
-            parts.append(self.body(self.encoder(stacked(part)))[:, 0])
+            part = stacked(tree_map(lambda leaf, a=start: leaf[a : a + size], observations))
+            parts.append(self.body(self.encoder(tree_map(lambda leaf: leaf.to(device), part)))[:, 0])
         return (torch.cat(parts).double() * self.std).to(tree_leaves(observations)[0].device)
 
     @property
@@ -159,22 +159,21 @@ class Critic(Baseline, Fitted, nn.Module):
         fixed = not list(self.encoder.parameters()) and rows_together(observations, CHUNK) == CHUNK
         inputs = self.encoder(stacked(observations)) if fixed else observations
         backpropagate = self.body.backpropagate if fixed else self._backpropagate
-        self.requires_grad_(True)
-        self.optimizer = self.optimizer or self._make_optimizer()
-        for group in self.optimizer.param_groups:
-            group["lr"] = value_of(self.lr, batch.progress)
+        lr = value_of(self.lr, batch.progress)
         try:
+            self._learn(True)
+            self.optimizer = self.optimizer or self._make_optimizer()
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
             for _ in range(self.epochs):
                 order = torch.randperm(len(targets), generator=generator).to(targets.device)
-                shuffled = tree_map(lambda leaf, order=order: leaf[order], (inputs, targets))
-                for start in range(0, len(order), self.minibatch_size):
-                    rows = slice(start, start + self.minibatch_size)
-                    some, aims = tree_map(lambda leaf, rows=rows: leaf[rows], shuffled)  # [M, ...], [M]
+                for rows in order.split(self.minibatch_size):
+                    some, aims = tree_map(lambda leaf, rows=rows: leaf[rows], (inputs, targets))  # [M, ...], [M]
                     backpropagate(some, partial(squared_error_gradient, targets=aims[:, None]))
                     self.optimizer.step()
         finally:
-            self.optimizer.zero_grad()
-            self.requires_grad_(False)
+            self.zero_grad()
+            self._learn(False)
         return {}
 
     def _backpropagate(self, observations: Tree, outer: Callable[[Tensor], Tensor]) -> None:
@@ -182,6 +181,16 @@ class Critic(Baseline, Fitted, nn.Module):
         outputs = self.body(self.encoder(stacked(observations)))  # [M, 1]
         self.zero_grad()
         outputs.backward(outer(outputs.detach()))
+
+    def _learn(self, yes: bool) -> None:
+        """Let gradients reach its parameters, but those that were frozen before it was made, or not."""
+        for parameter in self._learnt:
+            parameter.requires_grad_(yes)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """Convert it to a device or a dtype; the optimizer's state follows when it is needed."""
+        self._optimizer_state, self.optimizer = self.get_extra_state(), None
+        return super()._apply(*args, **kwargs)
 
     def _make_optimizer(self) -> torch.optim.Optimizer:
         optimizer = torch.optim.Adam(self.parameters(), fused=True)

@@ -15,7 +15,7 @@ from pg_lightning.episodes import Batch, Chunk
 from pg_lightning.fisher import CHUNK, FisherProduct, conjugate_gradient, frozen
 from pg_lightning.hparams import Recorded
 from pg_lightning.policies.heads import Head
-from pg_lightning.schedules import Schedule, value_of
+from pg_lightning.schedules import Schedule, check_positive, value_of
 
 Sum = Callable[[Tensor], Tensor]
 """Adds up a tensor over all processes."""
@@ -104,8 +104,7 @@ class NaturalGradient(Direction):
         max_timesteps: int | None = 4096,
         backtracks: int = 0,
     ) -> None:
-        if not isinstance(max_kl, Schedule) and not (max_kl > 0 and math.isfinite(max_kl)):
-            raise ValueError(f"max_kl must be more than 0 and finite, not {max_kl}")
+        check_positive("max_kl", max_kl)
         if not (damping >= 0 and math.isfinite(damping)):
             raise ValueError(f"damping must be at least 0 and finite, not {damping}")
         if cg_iterations < 1:

@@ -55,8 +55,9 @@ def _gather(module: pl.LightningModule, sizes: list[int], leaf: Tensor) -> Tenso
     leaf = stacked(leaf)
     padded = torch.zeros(max(sizes), *leaf.shape[1:], dtype=leaf.dtype, device=module.device)
     padded[: len(leaf)] = leaf
-    everywhere: Any = module.all_gather(padded)
-    return torch.cat([part[:size] for part, size in zip(everywhere, sizes, strict=True)]).to(leaf.device)
+    everywhere: Any = module.all_gather(padded[..., None].view(torch.uint8))  # Bytes: some types cannot be gathered.
+    parts = everywhere.view(leaf.dtype)[..., 0]
+    return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).to(leaf.device)
 
 
 def gather_outcome(module: pl.LightningModule, outcome: Outcome) -> Outcome:

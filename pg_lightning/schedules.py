@@ -41,6 +41,18 @@ class Linear(Schedule):
         return self.initial + (self.final - self.initial) * progress
 
 
+def check_positive(name: str, setting: float | Schedule) -> None:
+    """Refuse a setting that is not more than 0 and finite; a schedule may have 0 at one end of the run.
+
+    Raises:
+        ValueError: with the setting's name.
+    """
+    ends = [setting(0.0), setting(1.0)] if isinstance(setting, Schedule) else [setting]
+    if not all(0 <= value < math.inf for value in ends) or not any(ends):
+        told = f"from {ends[0]} to {ends[1]}" if len(ends) > 1 else f"{setting}"
+        raise ValueError(f"{name} must be more than 0 and finite, not {told}")
+
+
 def value_of(setting: float | Schedule, progress: float | None) -> float:
     """Return the value of a number or a schedule.
 

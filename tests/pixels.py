@@ -16,10 +16,12 @@ class Catch(gym.Env):
     """
 
     action_space = gym.spaces.Discrete(3)  # Left, stay, right.
-    observation_space = gym.spaces.Box(0, 1, (SIDE, SIDE), np.uint8)
+
+    def __init__(self, dtype="uint8"):
+        self.observation_space = gym.spaces.Box(0, 1, (SIDE, SIDE), dtype)
 
     def _frame(self):
-        frame = np.zeros((SIDE, SIDE), np.uint8)
+        frame = np.zeros((SIDE, SIDE), self.observation_space.dtype)
         frame[self.row, self.column] = frame[-1, self.paddle] = 1
         return frame
 

@@ -65,8 +65,19 @@ def test_other_games_are_halved():
     assert first[-1, 40, 30] == screen[80:82, 60:62].sum() // 4 and (first == first[-1]).all()
 
 
+def test_games_of_another_size_are_halved_too():
+    env = Environment("ALE/AirRaid-v5", GREY, wrappers=["pg_lightning.envs.atari.atari_stack"]).make()
+    assert env.reset(seed=0)[0].shape == (4, 125, 80)
+
+
+@pytest.mark.parametrize("wrapper", ["pong_stack", "pong_difference", "pong_up_or_down"])
+def test_what_is_for_pong_is_for_no_other_game(wrapper):
+    with pytest.raises(ValueError, match="its field and its actions are Pong's, not those of ALE/Breakout-v5: give"):
+        Environment("ALE/Breakout-v5", GREY, wrappers=[f"pg_lightning.envs.atari.{wrapper}"]).make()
+
+
 def test_colours_are_refused():
-    message = r"reads grey frames of 210 x 160 pixels, not \(210, 160, 3\): give --env.kwargs '\{obs_type: grayscale\}'"
+    message = r"reads grey frames, \[height, width\], not \(210, 160, 3\): give --env.kwargs '\{obs_type: grayscale\}'"
     with pytest.raises(ValueError, match=message):
         Environment(PONG, wrappers=["pg_lightning.envs.atari.pong_stack"]).make()
 

@@ -111,7 +111,40 @@ def test_its_learning_rate_falls_with_the_progress_of_the_run():
     assert rates == pytest.approx([0.4, 0.3, 0.2, 0.1])
 
 
-@pytest.mark.parametrize("arguments", [{"lr": 0}, {"epochs": 0}, {"minibatch_size": 0}, {"hidden_sizes": (0,)}])
+def test_a_schedule_without_an_end_is_refused_before_anything_is_learnt():
+    agent = Reinforce("CartPole-v1", baseline=Critic(lr=Linear(0.4)))
+    before = copy.deepcopy(agent.state_dict())
+    with pytest.raises(ValueError, match="a schedule needs the end of the run"):
+        trainer(-1, max_epochs=1).fit(agent, EpisodeDataModule(num_envs=2))
+    assert agent.num_episodes == 0 and all(torch.equal(before[name], now) for name, now in tensors_of(agent))
+
+
+def tensors_of(agent):
+    return [(name, value) for name, value in agent.state_dict().items() if torch.is_tensor(value)]
+
+
+def test_it_goes_on_in_another_precision():
+    """What its optimizer remembers is converted with it; it remained float32."""
+    agent = Reinforce("CartPole-v1", baseline=Critic())
+    for precision in ("32-true", "64-true"):
+        trainer(2, precision=precision).fit(agent, EpisodeDataModule(num_envs=2))
+    assert all(
+        moments["exp_avg"].dtype == torch.float64 for moments in agent.baseline.get_extra_state()["state"].values()
+    )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"lr": 0},
+        {"lr": float("inf")},
+        {"lr": Linear(1e-3, -1e-3)},
+        {"lr": Linear(0.0)},
+        {"epochs": 0},
+        {"minibatch_size": 0},
+        {"hidden_sizes": (0,)},
+    ],
+)
 def test_arguments_out_of_range(arguments):
     with pytest.raises(ValueError, match="must be"):
         made(**arguments)

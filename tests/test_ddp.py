@@ -33,7 +33,7 @@ class Witness(Callback):
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if trainer.global_step == 0:
-            self.seen["gradients"] = [parameter.grad.clone() for parameter in pl_module.policy.parameters()]
+            self.seen["gradients"] = [parameter.grad.clone() for parameter in pl_module.learning_parameters()]
 
     def on_train_end(self, trainer, pl_module):
         self.seen |= {"after": pl_module.policy.state_dict(), "updates": trainer.global_step}
@@ -92,6 +92,19 @@ def test_the_gradient_is_that_of_one_process_with_all_episodes(name, tmp_path):
     for name in ("episode_return", "episode_length", "truncated", "episodes", "env_steps", "timesteps"):
         assert metrics[0][name] == metrics[1][name], name
     assert metrics[0]["episodes"] == 2 * 6 and metrics[0]["env_steps"] >= metrics[0]["timesteps"] > 12
+
+
+@pytest.mark.parametrize("depth", [pytest.param("uint8", marks=pytest.mark.slow), "uint16"])
+def test_a_shared_encoder_is_the_same_in_both_processes(depth, tmp_path):
+    """Frames of 16 bits, which the backend cannot gather by their type."""
+    parts = ["--model.policy=CNNPolicy", "--model.baseline=Critic"]
+    parts += ["--model.baseline.encoder=pg_lightning.critic.PolicyEncoder", "--env.kwargs", f"{{dtype: {depth}}}"]
+    parts += ["--env.id=tests.pixels:Catch-v0", "--env.wrappers=[tests.pixels.stacked]", *WITNESS]
+    fit(*parts, "--data.num_envs=4", "--trainer.max_steps=2", folder=tmp_path)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]
+    for name, weights in ranks[0]["after"].items():
+        assert torch.equal(weights, ranks[1]["after"][name])
+        assert not torch.equal(weights, ranks[0]["before"][name])
 
 
 @pytest.mark.slow

@@ -239,6 +239,8 @@ def test_conjugate_gradient_solves_in_as_many_steps_as_dimensions():
     [
         {"max_kl": 0},
         {"max_kl": float("inf")},
+        {"max_kl": Linear(-0.02)},
+        {"max_kl": Linear(0.02, -0.01)},
         {"damping": -1},
         {"cg_iterations": 0},
         {"max_timesteps": 0},

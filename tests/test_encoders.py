@@ -9,6 +9,7 @@ import torch
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Text, Tuple
 
 from pg_lightning import EpisodeDataModule, EpisodeSampler, MLPPolicy, Reinforce
+from pg_lightning.envs.frames import FrameStackSpace
 from pg_lightning.policies import CNNBody, CNNPolicy, ImageEncoder
 from pg_lightning.policies.encoders import make_encoder
 from pg_lightning.policies.twins import Drawing, numpy_twin, run_layers
@@ -96,7 +97,22 @@ def test_convolutions_are_those_of_the_size():
     assert CNNBody((3, 8, 8), layers=[(5, 2, 2, 0)]).num_outputs == 5 * 4 * 4
 
 
+def test_a_stack_of_more_frames_than_columns_keeps_its_frames_as_channels():
+    space = FrameStackSpace(0, 255, (9, 8, 8), np.uint8)
+    assert make_encoder(space).cnn[0].in_channels == 9
+
+
+@pytest.mark.parametrize(
+    "layer", [(16, 3, 0, 1), (0, 3, 1, 1), (-1, 3, 1, 1), (16, 3, 1, -4), (16, 3, 1), (16, 2.5, 1, 0)]
+)
+def test_layers_out_of_range(layer):
+    with pytest.raises(ValueError, match=r"layers are \(channels, kernel size, stride, padding\), whole numbers"):
+        CNNBody((1, 8, 8), layers=[(4, 3, 1, 1), layer])
+
+
 def test_refused_images():
+    with pytest.raises(ValueError, match="pixels that can only be 3 show nothing"):
+        ImageEncoder(Box(3, 3, (8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match="images of 8 x 8 pixels are too small for the layers"):
         CNNBody((1, 8, 8), layers=[(16, 9, 1, 0)])
     for space in (Box(0, 1, (4,)), Box(0, np.inf, (8, 8, 3))):

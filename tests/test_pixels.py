@@ -1,5 +1,6 @@
 """Pixels: frames stored once, exact gradients, exact resume, and a policy that learns from images."""
 
+import copy
 import gc
 import weakref
 from functools import partial
@@ -23,6 +24,7 @@ from pg_lightning import (
     MonteCarlo,
     NaturalGradient,
     Reinforce,
+    RepeatAction,
 )
 from pg_lightning.cli import main
 from pg_lightning.critic import PolicyEncoder
@@ -81,6 +83,20 @@ def test_the_first_stack_repeats_the_first_frame():
     second, *_ = env.step(0)
     assert np.array_equal(first[0], first[1]) and np.array_equal(second[0], first[1])
     assert not np.array_equal(second[0], second[1])
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_observations_are_left_out_before_frames_are_stacked(before):
+    """Stacks whose newest frames do not tell the others cannot be stored as these alone."""
+    repeated, stack = partial(RepeatAction, times=2), "tests.pixels.stacked"
+    agent = learner(Environment("tests.pixels:Catch-v0", wrappers=[repeated, stack] if before else [stack, repeated]))
+    data = EpisodeDataModule(num_envs=3)
+    if before:
+        trainer(2).fit(agent, data)
+        assert agent.metrics["policy_lag"] < 1e-5
+    else:
+        with pytest.raises(ValueError, match="such as RepeatAction, must come before FrameStack, not after it"):
+            trainer(2).fit(agent, data)
 
 
 def test_stacks_are_chosen_like_rows_of_a_tensor():
@@ -176,6 +192,38 @@ def test_a_resumed_run_on_pixels_is_the_uninterrupted_one(folder, critic):  # no
     assert one["state_dict"].keys() == other["state_dict"].keys()
     for name, value in one["state_dict"].items():
         assert not isinstance(value, torch.Tensor) or torch.equal(value, other["state_dict"][name])
+
+
+def test_a_shared_encoder_gets_the_gradient_of_the_critics_squared_error():
+    pl.seed_everything(0, verbose=False)
+    agent = Reinforce(catch(), SMALL, baseline=Critic(epochs=1, minibatch_size=1000, encoder=PolicyEncoder))
+    critic, sampler = agent.baseline, EpisodeSampler(agent.env.make_vector(3), 6)
+    batch = agent.estimate(sampler.sample(make_actor(agent.policy, agent.env.action_space), 0))
+    parameters, found = [*critic.parameters()], []
+    critic.optimizer = critic._make_optimizer()
+    critic.optimizer.register_step_pre_hook(lambda *_: found.extend(p.grad.clone() for p in parameters))
+    twin = copy.deepcopy(critic)
+    critic.fit(batch)
+    twin.requires_grad_(True)
+    values = twin.body(twin.encoder(batch.episodes.observations.stacked()))[:, 0]
+    errors = values - (batch.returns / critic.std).float()
+    expected = torch.autograd.grad(errors.square().mean(), [*twin.parameters()])
+    assert len(found) == len(expected) and any(p is agent.policy.encoder.cnn[0].weight for p in parameters)
+    for one, other in zip(found, expected, strict=True):
+        assert other.norm() > 1e-4 and (one - other).norm() < 1e-4 * other.norm()
+
+
+def test_a_frozen_encoder_stays_as_it_is():
+    agent = Reinforce(catch(), Frozen, baseline=Critic(encoder=PolicyEncoder))
+    before, value = encoder_of(agent), agent.baseline.body[0].weight.clone()
+    trainer(2).fit(agent, EpisodeDataModule(num_envs=4))
+    assert torch.equal(before, encoder_of(agent)) and not torch.equal(value, agent.baseline.body[0].weight)
+
+
+class Frozen(CNNPolicy):
+    def __init__(self, observation_space, action_space):
+        super().__init__(observation_space, action_space)
+        self.encoder.requires_grad_(False)
 
 
 def test_a_shared_encoder_learns_from_the_critic_alone(monkeypatch):

@@ -28,9 +28,6 @@ PONG_BACKGROUNDS = (87, 107)
 PONG_MOVES = (2, 3)
 """Pong's actions up and down; the other four stand still or do the same again."""
 
-SCREEN = 210, 160
-"""Height and width of a frame in pixels."""
-
 
 def register() -> None:
     """Register the games, without the line that the emulator would print.
@@ -52,7 +49,7 @@ def pong_frames(env: gym.Env) -> gym.Env:
     Source: Karpathy (2016), "Deep Reinforcement Learning: Pong from Pixels", ``prepro``.
     """
     space = gym.spaces.Box(0, 1, (80, 80), np.uint8)
-    return gym.wrappers.TransformObservation(_grey(env), _pong_frame, space)
+    return gym.wrappers.TransformObservation(_grey(_pong(env)), _pong_frame, space)
 
 
 def pong_stack(env: gym.Env) -> gym.Env:
@@ -70,24 +67,36 @@ def pong_difference(env: gym.Env) -> gym.Env:
 
 def pong_up_or_down(env: gym.Env) -> gym.Env:
     """Leave two actions, up (0) and down (1), as the reference does."""
-    return gym.wrappers.TransformAction(env, lambda action: PONG_MOVES[action], gym.spaces.Discrete(2))
+    return gym.wrappers.TransformAction(_pong(env), lambda action: PONG_MOVES[action], gym.spaces.Discrete(2))
 
 
 def atari_stack(env: gym.Env) -> gym.Env:
-    """Show the last four frames of any game, grey and at half the size, ``[4, 105, 80]``, uint8.
+    """Show the last four frames of any game, grey and at half the size, uint8: ``[4, 105, 80]`` of most games.
 
     A pixel is the mean of four.
     """
-    space = gym.spaces.Box(0, 255, (SCREEN[0] // 2, SCREEN[1] // 2), np.uint8)
-    return FrameStack(gym.wrappers.TransformObservation(_grey(env), _halved, space), 4)
+    height, width = _grey(env).observation_space.shape  # type: ignore[misc]
+    space = gym.spaces.Box(0, 255, (height // 2, width // 2), np.uint8)
+    return FrameStack(gym.wrappers.TransformObservation(env, _halved, space), 4)
 
 
 def _grey(env: gym.Env) -> gym.Env:
     """Return an environment whose observations are grey frames; refuse any other."""
-    if env.observation_space.shape != SCREEN:
+    shape = env.observation_space.shape
+    if shape is None or len(shape) != 2:
         raise EnvironmentFault(
-            f"it reads grey frames of {SCREEN[0]} x {SCREEN[1]} pixels, not {env.observation_space.shape}: give "
-            "--env.kwargs '{obs_type: grayscale}'"
+            f"it reads grey frames, [height, width], not {shape}: give --env.kwargs '{{obs_type: grayscale}}'"
+        )
+    return env
+
+
+def _pong(env: gym.Env) -> gym.Env:
+    """Return an environment that is Pong; refuse any other."""
+    name = env.spec.id if env.spec else type(env.unwrapped).__name__
+    if "pong" not in name.lower():
+        raise EnvironmentFault(
+            f"its field and its actions are Pong's, not those of {name}: give --env.wrappers "
+            "'[pg_lightning.envs.atari.atari_stack]'"
         )
     return env
 
@@ -98,7 +107,8 @@ def _pong_frame(screen: np.ndarray) -> np.ndarray:
 
 
 def _halved(screen: np.ndarray) -> np.ndarray:
-    blocks = screen.reshape(SCREEN[0] // 2, 2, SCREEN[1] // 2, 2)
+    height, width = screen.shape
+    blocks = screen.reshape(height // 2, 2, width // 2, 2)
     return (blocks.sum((1, 3), np.uint16) >> 2).astype(np.uint8)
 
 

@@ -1,9 +1,9 @@
 """MinAtar: five Atari games on 10 x 10 pixels, with a channel for each kind of thing on the screen.
 
 ``pip install 'pg_lightning[minatar]'``. Ids such as ``MinAtar/Breakout-v1`` (the actions that matter) and ``-v0`` (all
-six) are known without an import. They have no time limit. They repeat the last action with probability 0.1, at the
-start of an episode the last one of the episode before: only with ``--env.kwargs '{sticky_action_prob: 0.0}'`` is a
-resumed run exact.
+six) are known without an import. Freeway ends after 2,500 timesteps; the others have no time limit. They repeat the
+last action with probability 0.1, at the start of an episode the last one of the episode before: only with
+``--env.kwargs '{sticky_action_prob: 0.0}'`` is a resumed run exact.
 
 Source: Young & Tian (2019), "MinAtar: An Atari-Inspired Testbed for Thorough and Reproducible Reinforcement Learning
 Experiments".

@@ -32,7 +32,7 @@ class CNNBody(nn.Sequential):
         num_outputs: numbers per image, F.
 
     Raises:
-        ValueError: the images are too small for the layers.
+        ValueError: the images are too small for the layers, or these are no such numbers.
 
     >>> CNNBody((4, 84, 84)).num_outputs, CNNBody((1, 8, 8)).num_outputs
     (2592, 512)
@@ -41,6 +41,12 @@ class CNNBody(nn.Sequential):
     def __init__(self, shape: tuple[int, int, int], layers: Layers | None = None) -> None:
         if layers is None:
             layers = ATARI if min(shape[1:]) >= ATARI_SIDE else SMALL
+        for layer in layers:
+            if [*map(type, layer)] != [int] * 4 or min(layer[:3]) < 1 or layer[3] < 0:
+                raise ValueError(
+                    "layers are (channels, kernel size, stride, padding), whole numbers of at least 1, 1, 1 and 0, not "
+                    f"{layer!r}"
+                )
         sizes = [shape[0], *(channels for channels, *_ in layers)]
         modules: list[nn.Module] = []
         for (inputs, outputs), (_, kernel, stride, padding) in zip(pairwise(sizes), layers, strict=True):

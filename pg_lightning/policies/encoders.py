@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pg_lightning.envs.frames import FrameStackSpace
 from pg_lightning.hparams import Recorded
 from pg_lightning.policies.cnn import CNNBody, Layers
 from pg_lightning.tree import Tree
@@ -117,11 +118,11 @@ class ImageEncoder(Encoder):
 
     Args:
         space: Box of finite bounds, of shape ``[height, width, channels]``, ``[channels, height, width]`` (channels are
-            fewer than the other end) or ``[height, width]``.
+            fewer than the other end, or frames of a :class:`FrameStack`) or ``[height, width]``.
         layers: channels, kernel size, stride and padding of each convolution; by default those of :class:`CNNBody`.
 
     Raises:
-        ValueError: a space of other dimensions or with infinite bounds.
+        ValueError: a space of other dimensions, or with bounds that are infinite or equal.
     """
 
     def __init__(self, space: gym.spaces.Box, layers: Layers | None = None) -> None:
@@ -129,10 +130,12 @@ class ImageEncoder(Encoder):
         if not isinstance(space, gym.spaces.Box) or len(space.shape) not in (2, 3) or not space.is_bounded():
             raise ValueError(f"images are a Box of 2 or 3 dimensions with finite bounds, not {space}")
         shape = space.shape if len(space.shape) == 3 else (*space.shape, 1)
-        self.channels_first = shape[0] < shape[2]
+        self.channels_first = shape[0] < shape[2] or isinstance(space, FrameStackSpace)
         first, second, third = shape
         self.cnn = CNNBody((first, second, third) if self.channels_first else (third, first, second), layers)
         self.low, self.width = float(space.low.min()), float(space.high.max()) - float(space.low.min())
+        if not self.width:
+            raise ValueError(f"pixels that can only be {self.low:g} show nothing: {space}")
         self.num_features = self.cnn.num_outputs
 
     def forward(self, observations: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class NormalizeObservations(Encoder, Fitted):
-    r"""Features of the space's own encoder, the numbers of float Boxes shifted and scaled to mean 0 and variance 1.
+    r"""Features of the space's own encoder, the numbers of Boxes shifted and scaled to mean 0 and variance 1.
 
     .. math:: \mathrm{clip}\big((x - \mu) / \sqrt{\sigma^2 + 10^{-8}},\ \pm c\big)
 

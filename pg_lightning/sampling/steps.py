@@ -59,6 +59,7 @@ class Steps:
         self.num_envs, self.of_stacks = num_envs, of_stacks
         self._blocks: list[_Block] = []
         self._used, self._floats = 0, np.dtype(np.float32)
+        self._newest: Tree = None
 
     def clear(self, floats: Any) -> None:
         """Start an update, whose floating-point observations are kept in the dtype ``floats``."""
@@ -70,12 +71,16 @@ class Steps:
 
     def observe(self, step: int, observations: Tree) -> Tree:
         """Keep the observations of a step, a tree of ``[N, ...]``; return them as kept, stacks as they came."""
-        stored = observations[:, -1] if self.of_stacks else observations
+        stored = observations
+        if self.of_stacks:
+            stored = observations[:, -1]
+            if step and observations.shape[1] > 1:
+                _check_stacks(observations, self._newest)
         index = step % self.block_size
         if index == 0:
             self._open(tree_map(np.asarray, stored))
         row = self._now.observation_rows[index]
-        kept = _keep(row, stored) if isinstance(row, np.ndarray) else tree_map(_keep, row, stored)
+        self._newest = kept = _keep(row, stored) if isinstance(row, np.ndarray) else tree_map(_keep, row, stored)
         return observations if self.of_stacks else kept
 
     def _open(self, observations: Tree) -> None:
@@ -157,6 +162,21 @@ class Steps:
         places = order[np.searchsorted(ended, rows, sorter=order)]
         observations = [values for _, _, values in self._ends]
         return tree_map(lambda *parts: torch.from_numpy(np.concatenate(parts)[places]), *observations)
+
+
+def _check_stacks(stacks: np.ndarray, before: np.ndarray) -> None:
+    """Refuse stacks ``[N, k, ...]`` that would be put together wrongly from the newest frame of each step ``[N, ...]``.
+
+    Each must be the one before, moved on by a frame, unless it is an episode's first, or its environment stands still.
+    """
+    if np.array_equal(stacks[:, -2], before):
+        return
+    for stack, frame in zip(stacks, before, strict=True):
+        if not any(np.array_equal(*pair) for pair in ((stack[-2], frame), (stack[-2], stack[-1]), (stack[-1], frame))):
+            raise ValueError(
+                "an observation is not the stack before it, moved on by a frame: a wrapper that leaves out or changes "
+                "observations, such as RepeatAction, must come before FrameStack, not after it"
+            )
 
 
 def _keep(row: np.ndarray, values: Any) -> np.ndarray:

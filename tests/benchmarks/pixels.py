@@ -77,6 +77,11 @@ def sb3_ppo(envs: Any, shared: int, seed: int = 0, **settings: Any) -> Any:
     return PPO("MlpPolicy", envs, policy_kwargs=network, seed=seed, gamma=0.99, device="cpu", **settings)
 
 
+def pong() -> gym.Env:
+    """Make Pong as ``configs/pong.yaml`` has it."""
+    return atari.pong_up_or_down(atari.pong_stack(gym.make("ALE/Pong-v5", obs_type="grayscale")))
+
+
 def stable_baselines3(seconds: float, shared: int) -> dict[str, Any]:
     """Train PPO of Stable-Baselines3 on the same frames; ``shared`` as for :func:`sb3_ppo`."""
     from stable_baselines3.common.env_util import make_vec_env
@@ -94,8 +99,7 @@ def stable_baselines3(seconds: float, shared: int) -> dict[str, Any]:
             return self.venv.step_wait()
 
     atari.register()
-    envs = make_vec_env(lambda: atari.pong_stack(gym.make("ALE/Pong-v5", obs_type="grayscale")), n_envs=ENVS, seed=0)
-    envs = Timed(envs)
+    envs = Timed(make_vec_env(pong, n_envs=ENVS, seed=0))
     for name in ("reset", "step_wait"):
         clocks.put(envs, name, ENV)
     algorithm = sb3_ppo(envs, shared, n_steps=1024, batch_size=MINIBATCH, n_epochs=1)

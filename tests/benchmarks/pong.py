@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-import gymnasium as gym
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -29,7 +28,7 @@ from pg_lightning import Reinforce
 from pg_lightning.envs import atari
 from pg_lightning.plotting.common import COLOURS, png, read_columns
 from tests.benchmarks.common import ENVIRONMENT, ROOT, machine, say, table
-from tests.benchmarks.pixels import sb3_ppo
+from tests.benchmarks.pixels import pong, sb3_ppo
 
 RUNS, DOCS = ROOT / "runs" / "pong", ROOT / "docs" / "pong"
 NAMES = ["pong", "pong_karpathy"]
@@ -74,12 +73,9 @@ def ppo(seed: int) -> None:
 
     from tests.benchmarks.peers import sb3_callback
 
-    def make() -> gym.Env:
-        return atari.pong_up_or_down(atari.pong_stack(gym.make("ALE/Pong-v5", obs_type="grayscale")))
-
     torch.set_num_threads(1)
     atari.register()
-    envs = make_vec_env(make, n_envs=8, seed=seed)
+    envs = make_vec_env(pong, n_envs=8, seed=seed)
     settings = {"n_steps": 128, "n_epochs": 4, "batch_size": 256, "vf_coef": 0.5, "ent_coef": 0.01}
     falling = {"learning_rate": lambda left: 2.5e-4 * left, "clip_range": lambda left: 0.1 * left}
     algorithm = sb3_ppo(envs, shared=2, seed=seed, **settings, **falling)
