@@ -21,7 +21,7 @@ from pg_lightning.baselines import (  # noqa: E402
     TimestepBaseline,
 )
 from pg_lightning.callbacks import EpisodeLines, StopAtRewardThreshold, VideoRecorder  # noqa: E402
-from pg_lightning.critic import Critic  # noqa: E402
+from pg_lightning.critic import Critic, PolicyEncoder  # noqa: E402
 from pg_lightning.directions import Direction, Gradient, NaturalGradient  # noqa: E402
 from pg_lightning.envs import Environment, EnvironmentFault, RepeatAction  # noqa: E402
 from pg_lightning.episodes import Batch, Episodes  # noqa: E402
@@ -65,6 +65,7 @@ __all__ = [
     "PerBatch",
     "PerEpisode",
     "Policy",
+    "PolicyEncoder",
     "Reinforce",
     "RepeatAction",
     "Returns",

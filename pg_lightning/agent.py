@@ -109,6 +109,7 @@ class Agent(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse numbers in which the policy cannot learn what it did, and what a checkpoint cannot hold."""
         checks.check_numbers(self.trainer)
+        checks.have_convolutions_repeat(self.trainer)
         checks.check_hyper_parameters(self.hparams)
 
     def on_train_start(self) -> None:

@@ -27,6 +27,12 @@ def check_numbers(trainer: Any) -> None:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {trainer.precision}")
 
 
+def have_convolutions_repeat(trainer: Any) -> None:
+    """Have a GPU's convolutions come out alike each time, and nearly alike for a few rows (acting) and many (learning)."""
+    if trainer.strategy.root_device.type == "cuda":
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
+
+
 def check_start(agent: Any) -> None:
     """Refuse, with a ValueError, what would go wrong in the run that begins."""
     check_loader(agent.trainer)

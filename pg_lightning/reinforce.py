@@ -44,7 +44,8 @@ class Reinforce(Agent):
         lr_scheduler: makes the learning-rate scheduler of the optimizer; it steps once per update.
         lr_schedule: factor of the learning rate by the run's progress, such as Linear(1.0); in place of a scheduler.
         entropy_coef: β, weight of the entropy bonus: a number or a schedule.
-        chunk_size: timesteps that are learnt from at a time; it bounds the memory and does not change the gradient.
+        chunk_size: timesteps that are learnt from at a time, of images no more than 16 MiB hold; it bounds the memory
+            and does not change the gradient.
         gradient_variance: whether the gradient's variance is estimated in every update, from up to 16 episodes, and
             logged as ``grad_variance``.
 

@@ -98,7 +98,7 @@ def test_the_gradient_is_that_of_one_process_with_all_episodes(name, tmp_path):
 def test_a_shared_encoder_is_the_same_in_both_processes(depth, tmp_path):
     """Frames of 16 bits, which the backend cannot gather by their type."""
     parts = ["--model.policy=CNNPolicy", "--model.baseline=Critic"]
-    parts += ["--model.baseline.encoder=pg_lightning.critic.PolicyEncoder", "--env.kwargs", f"{{dtype: {depth}}}"]
+    parts += ["--model.baseline.encoder=pg_lightning.PolicyEncoder", "--env.kwargs", f"{{dtype: {depth}}}"]
     parts += ["--env.id=tests.pixels:Catch-v0", "--env.wrappers=[tests.pixels.stacked]", *WITNESS]
     fit(*parts, "--data.num_envs=4", "--trainer.max_steps=2", folder=tmp_path)
     ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=False) for rank in (0, 1)]

@@ -23,11 +23,11 @@ from pg_lightning import (
     MLPPolicy,
     MonteCarlo,
     NaturalGradient,
+    PolicyEncoder,
     Reinforce,
     RepeatAction,
 )
 from pg_lightning.cli import main
-from pg_lightning.critic import PolicyEncoder
 from pg_lightning.envs import EnvironmentFault
 from pg_lightning.envs.frames import FrameStack, FrameStackSpace
 from pg_lightning.frames import CHUNK_BYTES, FrameStacks, rows_together, stacked
@@ -39,6 +39,8 @@ from tests.helpers import tensors, trainer, weights_of
 from tests.runs import QUIET, folder  # noqa: F401
 
 SMALL = partial(CNNPolicy, hidden_sizes=(32,))
+CATCH = [*QUIET, "--env.id", "tests.pixels:Catch-v0", "--env.wrappers", "[tests.pixels.stacked]", "--model.policy"]
+CATCH += ["pg_lightning.policies.CNNPolicy", "--data.num_envs", "4", "--checkpoint.every_seconds", "0"]
 
 
 def catch(wrapper="stacked"):
@@ -132,23 +134,37 @@ def test_learning_is_that_of_whole_stacks(parts):
     assert all(map(torch.equal, *final))
 
 
-@pytest.mark.parametrize("baseline", [LeaveOneOut, partial(Critic, encoder=PolicyEncoder)])
-def test_the_frames_of_an_update_are_freed_before_the_next_is_learnt_from(baseline, monkeypatch):
-    """By themselves: the garbage collector may come many updates later, and each of them may be of 200 MB."""
-    agent, frames, left = learner(baseline=baseline(), direction=NaturalGradient()), [], []
+@pytest.fixture
+def left(monkeypatch):
+    """How many updates' frames are left when another is learnt from, without the garbage collector.
 
-    def watched(episodes, estimate=agent.estimate):
+    It may come many updates later, and each of them may be of 300 MB.
+    """
+    frames, left, estimate = [], [], Reinforce.estimate
+
+    def watched(agent, episodes):
         left.append(sum(frame() is not None for frame in frames))
         frames.append(weakref.ref(episodes.observations.frames))
-        return estimate(episodes)
+        return estimate(agent, episodes)
 
-    monkeypatch.setattr(agent, "estimate", watched)
+    monkeypatch.setattr(Reinforce, "estimate", watched)
     gc.disable()
-    try:
-        trainer(3).fit(agent, EpisodeDataModule(num_envs=4))
-    finally:
-        gc.enable()
+    yield left
+    gc.enable()
+
+
+@pytest.mark.parametrize("baseline", [LeaveOneOut, partial(Critic, encoder=PolicyEncoder)])
+def test_the_frames_of_an_update_are_freed_before_the_next_is_learnt_from(baseline, left):
+    agent = learner(baseline=baseline(), direction=NaturalGradient())
+    trainer(3).fit(agent, EpisodeDataModule(num_envs=4))
     assert left == [0, 0, 0]
+
+
+def test_pictures_keep_no_frames(folder, left, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("pg_lightning.callbacks.recorder.DRAW_EVERY", 0.0)
+    main(["fit", *CATCH, "--trainer.max_steps", "4"])
+    assert left == [0, 0, 0, 0]
+    assert list(folder.glob("runs/*/*/learning_curve.png"))
 
 
 def test_the_gradient_on_pixels_is_that_of_all_timesteps_at_once(monkeypatch):
@@ -176,14 +192,11 @@ def test_images_bound_the_chunks():
 
 
 @pytest.mark.parametrize(
-    "critic", [[], ["--model.baseline", "Critic", "--model.baseline.encoder", "pg_lightning.critic.PolicyEncoder"]]
+    "critic", [[], ["--model.baseline", "Critic", "--model.baseline.encoder", "pg_lightning.PolicyEncoder"]]
 )
 def test_a_resumed_run_on_pixels_is_the_uninterrupted_one(folder, critic):  # noqa: F811
-    arguments = [*QUIET, "--env.id", "tests.pixels:Catch-v0", "--env.wrappers", "[tests.pixels.stacked]"]
-    arguments += ["--model.policy", "pg_lightning.policies.CNNPolicy", "--data.num_envs", "4"]
-    arguments += ["--checkpoint.every_seconds", "0", *critic]
-    main(["fit", *arguments, "--trainer.max_steps", "4"])
-    main(["fit", *arguments, "--trainer.max_steps", "2"])
+    main(["fit", *CATCH, *critic, "--trainer.max_steps", "4"])
+    main(["fit", *CATCH, *critic, "--trainer.max_steps", "2"])
     runs = folder / "runs/tests.pixels_Catch-v0"
     main(["fit", "--ckpt_path", str(runs / "version_1/checkpoints/last.ckpt"), "--trainer.max_steps", "4"])
     for name in ("metrics.csv", "episodes.csv"):

@@ -1,5 +1,6 @@
 """Pictures of a run: drawn into its folder, and handed to loggers."""
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ def draw(folder: Path) -> list[Path]:
     pictures = {folder / name: image for name, image in drawn.items() if image is not None}
     for path, image in pictures.items():
         write_whole(path, image)
+    # Errors that matplotlib keeps in circles keep their callers' variables: the batch, which can be of 300 MB.
+    gc.collect()
     return list(pictures)
 
 
