@@ -28,7 +28,7 @@ def check_numbers(trainer: Any) -> None:
 
 
 def have_convolutions_repeat(trainer: Any) -> None:
-    """Have a GPU's convolutions come out alike each time, and nearly alike for a few rows (acting) and many (learning)."""
+    """Have a GPU's convolutions come out alike each time, and about alike for few rows (acting) and many (learning)."""
     if trainer.strategy.root_device.type == "cuda":
         torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32 = True, False
 
